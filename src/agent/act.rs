@@ -1,0 +1,499 @@
+//! From a step to its effect: the only place where the core's words become deeds.
+//!
+//! One step at a time. The first step that fails ends the plan; the next decision sees what is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::lock::Lock;
+use super::logins::Logins;
+use super::observe::process_view;
+use crate::cluster::ClusterRecord;
+use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, StatusRecord};
+use crate::cluster::writes::Writes;
+use crate::config::ClusterSettings;
+use crate::guardian::client::Guardian;
+use crate::guardian::protocol::{Escalate, StartMode, StartRequest};
+use crate::ha::view::{Attempts, DataDirView, Memory, ProcessView, TaskKind, TaskView};
+use crate::ha::{ClusterView, PgStep, RecordStep, Step};
+use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
+use crate::postgres::{
+    ConfigureOutcome, Credentials, Follow, Instance, MovedAs, Needs, Progress, ServerSettings, Upstream,
+};
+use crate::raft::Store;
+use crate::telemetry::clock;
+use crate::types::{LeaderPermit, LeaseId, NodeName, Term};
+
+/// A write to the record must be answered within.
+const WRITE: Duration = Duration::from_secs(2);
+
+/// A fast stop that takes longer is ended by force.
+const STOP: Duration = Duration::from_secs(60);
+
+/// The promote signal is repeated this often: one that lands between two waits of the startup process is
+/// lost until `wal_retrieve_retry_interval`. Source: design section 6, "Promotion has a trap".
+const PROMOTE_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The record had changed: somebody else was first. Harmless.
+    #[error("the record had changed meanwhile")]
+    Lost,
+    /// The store did not take the write.
+    #[error("write to the record: {0}")]
+    Store(String),
+    /// The guardian refused or is gone.
+    #[error("guardian: {0}")]
+    Guardian(#[from] crate::guardian::client::Error),
+    /// PostgreSQL or one of its tools failed.
+    #[error(transparent)]
+    Postgres(#[from] crate::postgres::Error),
+    /// Something that the step needs is not known.
+    #[error("{0}")]
+    Missing(String),
+    /// PostgreSQL was promoted but did not leave recovery while the permit held.
+    #[error("promotion did not finish while the permit held")]
+    PromotionUnfinished,
+}
+
+/// A long task that runs beside the loop.
+pub struct Task {
+    /// What the view shows.
+    pub view: TaskView,
+    /// When it began, for people.
+    pub since: crate::types::WallTime,
+    /// How far it is.
+    pub progress: watch::Receiver<Progress>,
+    cancel: CancellationToken,
+    result: tokio::task::JoinHandle<Result<(), crate::postgres::Error>>,
+}
+
+/// What a plan came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps done.
+    Done,
+    /// The process shall end.
+    Exit,
+    /// A step failed; it has been logged.
+    Failed,
+}
+
+/// Everything that steps work on.
+pub struct Actor {
+    /// The store.
+    pub store: Store,
+    /// Transactions.
+    pub writes: Writes,
+    /// This node.
+    pub me: NodeName,
+    /// The local PostgreSQL.
+    pub instance: Arc<Instance>,
+    /// Its parent.
+    pub guardian: Guardian,
+    /// Lease and permit.
+    pub lock: Lock,
+    /// The roles as configured; a role without a password gets it from the record, or a generated one.
+    pub logins: Logins,
+    /// The roles with all their passwords, once they are known.
+    pub credentials: Option<Credentials>,
+    /// What the cluster's configuration is to begin with.
+    pub initial_config: serde_json::Value,
+    /// The long task.
+    pub task: Option<Task>,
+    /// Whom the configuration follows, as last written.
+    pub follows: Option<NodeName>,
+    /// This node was promoted and its checkpoint is not done yet.
+    pub promoted: bool,
+    /// This process ran initdb last.
+    pub created: bool,
+}
+
+impl Actor {
+    /// Runs `steps` in order.
+    pub async fn run(
+        &mut self,
+        steps: Vec<Step>,
+        view: &ClusterView,
+        settings: &ClusterSettings,
+        memory: &mut Memory,
+    ) -> Outcome {
+        for step in steps {
+            let result = match &step {
+                Step::Pg(step) => self.pg(step, view, settings, memory).await,
+                Step::Record(step) => self.record(step, view, memory).await,
+                Step::Exit => return Outcome::Exit,
+            };
+            match result {
+                Ok(()) => (),
+                Err(Failure::Lost) => {
+                    info!(?step, "not done: the record had changed meanwhile");
+                    return Outcome::Failed;
+                }
+                Err(failure) => {
+                    warn!(?step, error = %chain(&failure), "step failed");
+                    return Outcome::Failed;
+                }
+            }
+        }
+        Outcome::Done
+    }
+
+    async fn pg(
+        &mut self,
+        step: &PgStep,
+        view: &ClusterView,
+        settings: &ClusterSettings,
+        memory: &mut Memory,
+    ) -> Result<(), Failure> {
+        match step {
+            PgStep::Initdb => self.begin(TaskKind::Initdb, None, view),
+            PgStep::BaseBackup { from } => self.begin(TaskKind::BaseBackup, Some(from), view),
+            PgStep::Rewind { from } => self.begin(TaskKind::Rewind, Some(from), view),
+            PgStep::CancelTask => self.cancel(),
+            PgStep::Configure { follow } => self.configure(follow.as_ref(), view, settings).await,
+            PgStep::StartStandby => {
+                self.instance.prepare_standby()?;
+                memory.standby_starts = memory.standby_starts.again(view.now);
+                memory.stopped_for_handover = None;
+                self.start(StartMode::Standby).await?;
+                Ok(())
+            }
+            PgStep::StartPrimary { permit } => {
+                self.instance.prepare_primary()?;
+                memory.crash_restarts.push(view.now);
+                memory.starting_since = memory.starting_since.or(Some(view.now));
+                memory.stopped_for_handover = None;
+                self.start(StartMode::Primary { permit: *permit }).await?;
+                Ok(())
+            }
+            PgStep::Promote { permit } => self.promote(permit).await,
+            PgStep::Stop { mode } => {
+                self.guardian.stop(*mode, STOP, Escalate::Kill).await?;
+                memory.stopped_for_handover = Some(clock::now());
+                Ok(())
+            }
+            PgStep::Fence => {
+                self.guardian.fence("no permit to write").await?;
+                Ok(())
+            }
+            PgStep::Checkpoint { request_revision } => {
+                self.instance.checkpoint(Duration::from_secs(30)).await?;
+                memory.checkpointed_for = Some(*request_revision);
+                Ok(())
+            }
+            PgStep::MoveAside { why } => {
+                let name = match &view.data_dir {
+                    DataDirView::Present(control) => MovedAs::Diverged(control.timeline),
+                    _ => MovedAs::Failed,
+                };
+                if let Some(kept) = self.instance.move_aside(why, name).await? {
+                    info!(kept = %kept.display(), why, "data directory moved aside; nothing was deleted");
+                }
+                memory.rewind_failed = None;
+                Ok(())
+            }
+            PgStep::CreateRoles => {
+                let credentials = self.credentials()?.clone();
+                self.instance.bootstrap_roles(&credentials).await?;
+                // Sealed before the record says so: a crash in between leaves data that is adopted, not data that
+                // counts as half made in a cluster that exists.
+                Ok(self.instance.seal()?)
+            }
+        }
+    }
+
+    async fn start(&self, mode: StartMode) -> Result<(), Failure> {
+        let spec = self.instance.start_spec();
+        let before = self.guardian.status().change;
+        self.guardian
+            .start(StartRequest {
+                program: spec.program,
+                args: spec.args,
+                env: spec.env,
+                cwd: Some(spec.cwd),
+                uid: spec.uid,
+                gid: spec.gid,
+                groups: spec.groups,
+                log_file: Some(spec.log_file),
+                mode,
+            })
+            .await?;
+        // The answer and the status feed are two messages: the next decision must see the process.
+        let shown = clock::now() + Duration::from_millis(500);
+        while matches!(process_view(&self.guardian.status()), ProcessView::Absent { .. })
+            && self.guardian.status().change == before
+            && clock::now() < shown
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Promotes and waits until PostgreSQL has left recovery, as long as the permit holds.
+    async fn promote(&mut self, permit: &LeaderPermit) -> Result<(), Failure> {
+        loop {
+            let current = self.lock.state().permit.filter(|p| p.term == permit.term).unwrap_or(*permit);
+            if !current.holds_at(clock::now()) {
+                return Err(Failure::PromotionUnfinished);
+            }
+            match self.guardian.promote(&current).await {
+                Ok(()) => (),
+                Err(error) if error.is_transient() => (),
+                Err(error) => return Err(error.into()),
+            }
+            let again = clock::now() + PROMOTE_AGAIN;
+            while clock::now() < again {
+                if self.instance.status().await.is_ok_and(|status| !status.in_recovery()) {
+                    self.promoted = true;
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+        }
+    }
+
+    /// Writes the configuration and has a running server read it.
+    pub async fn configure(
+        &mut self,
+        follow: Option<&NodeName>,
+        view: &ClusterView,
+        settings: &ClusterSettings,
+    ) -> Result<(), Failure> {
+        let record = view.record.any();
+        let follow_target = match follow {
+            Some(leader) => Follow::Upstream(upstream(leader, &self.me, record)?),
+            None => Follow::Nothing,
+        };
+        let wanted = ServerSettings {
+            parameters: settings.postgresql.parameters.clone(),
+            pg_hba: settings.postgresql.pg_hba.clone(),
+            pg_ident: settings.postgresql.pg_ident.clone(),
+            member_hosts: std::collections::BTreeSet::new(),
+            synchronous_standby_names: None,
+            follow: follow_target,
+            recovery: std::collections::BTreeMap::new(),
+            credentials: self.credentials()?.clone(),
+        };
+        let outcome: ConfigureOutcome = self.instance.configure(&wanted).await?;
+        self.follows = follow.cloned();
+        for refused in &outcome.refused {
+            warn!(?refused, "a parameter is refused by PostgreSQL and left out");
+        }
+        let running = matches!(view.process, ProcessView::Running { .. });
+        if running && !outcome.changed.is_empty() && outcome.needs != Needs::Nothing {
+            self.guardian.reload().await?;
+        }
+        Ok(())
+    }
+
+    fn credentials(&mut self) -> Result<&Credentials, Failure> {
+        if self.credentials.is_none() {
+            let recorded = self.store.read(|kv| {
+                let key = self.writes.space().key(&crate::cluster::Key::Credentials);
+                kv.get(&key).and_then(|pair| serde_json::from_slice::<CredentialsRecord>(&pair.value).ok())
+            });
+            let passwords = recorded.map(|record| record.passwords).unwrap_or_default();
+            self.credentials = self.logins.complete(&passwords);
+        }
+        self.credentials.as_ref().ok_or_else(|| {
+            Failure::Missing(
+                "the passwords of the cluster are neither configured (postgresql.authentication) nor in the record"
+                    .to_owned(),
+            )
+        })
+    }
+
+    fn begin(&mut self, kind: TaskKind, from: Option<&NodeName>, view: &ClusterView) -> Result<(), Failure> {
+        if kind == TaskKind::Initdb {
+            self.credentials = Some(self.logins.generate());
+        }
+        let credentials = self.credentials()?.clone();
+        let source = match from {
+            Some(from) => Some(upstream(from, &self.me, view.record.any())?),
+            None => None,
+        };
+        let instance = self.instance.clone();
+        let (progress_tx, progress) = watch::channel(Progress::default());
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        let result = tokio::spawn(async move {
+            match (kind, source) {
+                (TaskKind::Initdb, _) => instance.initdb(&credentials, &token).await.map(|_| ()),
+                (TaskKind::BaseBackup, Some(source)) => {
+                    instance.basebackup(&source, &credentials, &progress_tx, &token).await
+                }
+                (TaskKind::Rewind, Some(source)) => instance.rewind(&source, &credentials, &progress_tx, &token).await,
+                (TaskKind::BaseBackup | TaskKind::Rewind, None) => Ok(()),
+            }
+        });
+        let task_view = TaskView { kind, from: from.cloned(), since: view.now };
+        self.task = Some(Task { view: task_view, since: clock::wall(), progress, cancel, result });
+        Ok(())
+    }
+
+    fn cancel(&mut self) -> Result<(), Failure> {
+        if let Some(task) = &self.task {
+            task.cancel.cancel();
+        }
+        Ok(())
+    }
+
+    /// Collects a long task that has ended. True if there was one.
+    pub async fn collect(&mut self, memory: &mut Memory) -> bool {
+        if !self.task.as_ref().is_some_and(|task| task.result.is_finished()) {
+            return false;
+        }
+        let Some(task) = self.task.take() else { return false };
+        let kind = task.view.kind;
+        let took_ms = u64::try_from(clock::now().since(task.view.since).as_millis()).unwrap_or(u64::MAX);
+        match task.result.await {
+            Ok(Ok(())) => {
+                info!(?kind, took_ms, "long task done");
+                memory.failed_tasks = Attempts::default();
+                self.created = kind == TaskKind::Initdb;
+                memory.rewind_failed = None;
+            }
+            Ok(Err(crate::postgres::Error::Cancelled { .. })) => info!(?kind, took_ms, "long task cancelled"),
+            Ok(Err(error)) => {
+                memory.failed_tasks = memory.failed_tasks.again(clock::now());
+                warn!(?kind, took_ms, error = %chain(&error), "long task failed");
+                // A leader that went away is no fault of the rewind: the next one is tried again.
+                if kind == TaskKind::Rewind && !error.is_transient() {
+                    memory.rewind_failed = Some(format!("pg_rewind failed: {error}"));
+                }
+            }
+            Err(error) => warn!(?kind, took_ms, %error, "long task ended abnormally"),
+        }
+        true
+    }
+
+    /// Resolves when the long task ends; never if there is none.
+    pub async fn task_ended(&mut self) {
+        match &mut self.task {
+            Some(task) => {
+                while !task.result.is_finished() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn record(&mut self, step: &RecordStep, view: &ClusterView, memory: &mut Memory) -> Result<(), Failure> {
+        match step {
+            RecordStep::ClaimBootstrap => {
+                let bootstrap = BootstrapRecord { by: self.me.clone(), at: clock::wall() };
+                let txn = self.writes.claim_bootstrap(&self.me, self.lease()?, &bootstrap);
+                let answer = self.write(txn).await?;
+                self.lock.hold(Some(Term(answer.revision)));
+            }
+            RecordStep::FinishBootstrap { term, system_id } => {
+                let present = view.record.any().is_some_and(|record| record.config.is_some());
+                let config = (!present).then_some(&self.initial_config);
+                let credentials = self.credentials.as_ref().and_then(|known| self.logins.generated(known));
+                let txn = self.writes.finish_bootstrap(*term, *system_id, config, credentials.as_ref());
+                self.write(txn).await?;
+                info!(%system_id, "the cluster exists");
+            }
+            RecordStep::TakeLeader => {
+                let request = view.record.any().and_then(|r| r.failover.as_ref()).map(|f| f.mod_revision);
+                let txn = self.writes.take_leader(&self.me, self.lease()?, request);
+                let answer = self.write(txn).await?;
+                self.lock.hold(Some(Term(answer.revision)));
+                self.await_permit(Term(answer.revision)).await;
+            }
+            RecordStep::ReleaseLeader { term } => {
+                let status = position(view).map(|optime| StatusRecord { optime });
+                self.lock.give_up(*term);
+                memory.ending_term = Some(*term);
+                self.write(self.writes.release_leader(*term, status.as_ref())).await?;
+                memory.crash_restarts.clear();
+            }
+            RecordStep::HandOver { term, to, shutdown_lsn, why } => {
+                let handover = HandoverRecord {
+                    from: self.me.clone(),
+                    to: to.clone(),
+                    shutdown_lsn: *shutdown_lsn,
+                    ended_term: term.0,
+                    at: clock::wall(),
+                    why: why.clone(),
+                };
+                self.lock.give_up(*term);
+                memory.ending_term = Some(*term);
+                self.write(self.writes.hand_over(*term, &handover)).await?;
+                memory.stopped_for_handover = None;
+            }
+            RecordStep::ClearRequest { mod_revision } => {
+                self.write(self.writes.clear_request(*mod_revision)).await?;
+                memory.stopped_for_handover = None;
+                memory.catching_up_since = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The permit follows the key by one quorum round; waiting here saves a tick.
+    async fn await_permit(&self, term: Term) {
+        let mut watch = self.lock.watch();
+        let arrived = watch.wait_for(|state| state.permit.is_some_and(|permit| permit.term == term));
+        // Not arriving in time is no error: the next decision sees it.
+        let _ = tokio::time::timeout(Duration::from_secs(1), arrived).await.is_ok();
+    }
+
+    /// Proposes a transaction; an unmet comparison is `Lost`.
+    pub async fn write(&self, txn: TxnRequest) -> Result<TxnResponse, Failure> {
+        match self.store.propose(Command::Txn(txn), WRITE).await {
+            Ok(Response::Txn(answer)) if answer.succeeded => {
+                // The next decision must not be made on a record from before this write.
+                let mut applied = self.store.applied();
+                let seen = applied.wait_for(|revision| answer.revision <= *revision);
+                match tokio::time::timeout(WRITE, seen).await {
+                    Ok(Ok(_)) => Ok(answer),
+                    Ok(Err(_)) | Err(_) => Err(Failure::Store("written, but not seen here in time".to_owned())),
+                }
+            }
+            Ok(Response::Txn(_)) => Err(Failure::Lost),
+            Ok(other) => Err(Failure::Store(format!("unexpected answer {other:?}"))),
+            Err(error) => Err(Failure::Store(error.to_string())),
+        }
+    }
+
+    fn lease(&self) -> Result<LeaseId, Failure> {
+        self.lock.state().lease.ok_or_else(|| Failure::Missing("this node has no lease yet".to_owned()))
+    }
+}
+
+fn position(view: &ClusterView) -> Option<crate::types::Lsn> {
+    match &view.data_dir {
+        DataDirView::Present(control) => Some(control.checkpoint),
+        _ => None,
+    }
+}
+
+/// Where `leader`'s PostgreSQL listens, from its member record.
+fn upstream(leader: &NodeName, me: &NodeName, record: Option<&ClusterRecord>) -> Result<Upstream, Failure> {
+    let member = record.and_then(|record| record.members.get(leader));
+    let address = member.and_then(|member| member.value.postgres_address());
+    let Some((host, port)) = address else {
+        return Err(Failure::Missing(format!("{leader} has not published where its PostgreSQL listens")));
+    };
+    Ok(Upstream { name: Some(leader.clone()), host, port, slot: Some(me.slot_name()) })
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,18 @@
+//! The loop: the only place where the core meets effects.
+//!
+//! ```text
+//! event.rs -> observe.rs -> ha::decide -> ha::plan -> act.rs -> journal.rs -> publish.rs
+//! lock.rs beside it: the lease, and every permit that there is
+//! ```
+
+pub mod act;
+pub mod event;
+pub mod journal;
+pub mod lock;
+pub mod logins;
+pub mod observe;
+pub mod peers;
+pub mod publish;
+pub mod snapshot;
+pub mod tick;
+pub mod upkeep;

@@ -1,0 +1,99 @@
+//! Asks the other members directly where they are. Used when the record is too old to decide on: in a
+//! leader race and for the proof of a hand-over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+
+use crate::ha::view::PeerView;
+use crate::types::{Fact, Lsn, NodeName, TimelineId};
+
+/// A member that has not answered by then is taken as unreachable.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// No honest answer is longer.
+const ANSWER_LIMIT: usize = 16 * 1024;
+
+/// What a member answers on `GET /howdah/position`, read from its PostgreSQL for this very request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Who answers.
+    pub name: NodeName,
+    /// It may accept writes.
+    pub writable: bool,
+    /// It runs as a standby that nothing forbids to promote.
+    pub promotable: bool,
+    /// Its timeline; none when PostgreSQL does not answer.
+    pub timeline: Option<TimelineId>,
+    /// Written or received.
+    pub position: Option<Lsn>,
+}
+
+/// Client for the members' main ports. Keeps connections.
+#[derive(Clone)]
+pub struct Peers {
+    client: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Peers {
+    /// A client without connections yet.
+    pub fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(PATIENCE));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(1)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
+        Self { client }
+    }
+
+    /// Asks all of `addresses` at once. Every one gets an entry; silence is `Unknown` with its cause.
+    pub async fn ask(&self, addresses: BTreeMap<NodeName, String>) -> BTreeMap<NodeName, Fact<PeerView>> {
+        let questions = addresses.into_iter().map(|(name, address)| async move {
+            let answer = match tokio::time::timeout(PATIENCE, self.one(&name, &address)).await {
+                Ok(Ok(position)) => Fact::Fresh(PeerView {
+                    writable: position.writable,
+                    promotable: position.promotable,
+                    timeline: position.timeline,
+                    position: position.position,
+                }),
+                Ok(Err(why)) => Fact::unknown(why),
+                Err(_) => Fact::unknown(format!("{address} did not answer within {} ms", PATIENCE.as_millis())),
+            };
+            (name, answer)
+        });
+        join_all(questions).await.into_iter().collect()
+    }
+
+    async fn one(&self, name: &NodeName, address: &str) -> Result<Position, String> {
+        let request = Request::get(format!("http://{address}/howdah/position"))
+            .body(Empty::new())
+            .map_err(|e| format!("{address}: {e}"))?;
+        let response = self.client.request(request).await.map_err(|e| format!("{address}: {e}"))?;
+        if !response.status().is_success() {
+            return Err(format!("{address} answered {}", response.status()));
+        }
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT);
+        let bytes = body.collect().await.map_err(|e| format!("{address}: {e}"))?.to_bytes();
+        let position: Position = serde_json::from_slice(&bytes).map_err(|e| format!("{address}: {e}"))?;
+        if position.name != *name {
+            return Err(format!("{address} is {}, not {name}", position.name));
+        }
+        Ok(position)
+    }
+}

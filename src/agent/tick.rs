@@ -1,0 +1,272 @@
+//! The loop: event -> observe -> decide -> plan -> act -> record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::act::{Actor, Outcome};
+use super::event::Event;
+use super::journal::Journal;
+use super::lock::LockState;
+use super::observe::{Circumstances, Observer};
+use super::publish::{self, Published};
+use super::snapshot::Snapshot;
+use super::upkeep::Upkeep;
+use crate::cluster::ClusterRecord;
+use crate::config::ClusterSettings;
+use crate::guardian::client::Guardian;
+use crate::guardian::status::{GuardianStatus, Link};
+use crate::ha::view::{Memory, ProcessView};
+use crate::ha::{Action, ClusterView, Decision, Reason, decide, plan};
+use crate::telemetry::clock;
+use crate::types::{Mono, NodeName, WallTime};
+
+/// Two decisions in a row that change nothing are at least so far apart.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// The loop of one node with PostgreSQL.
+pub struct Agent {
+    /// Looks.
+    pub observer: Observer,
+    /// Does.
+    pub actor: Actor,
+    /// Keeps in order.
+    pub upkeep: Upkeep,
+    /// Remembers why.
+    pub journal: Journal,
+    /// What is the same in every snapshot.
+    pub published: Published,
+    /// Shows.
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
+    /// Somebody asked for a look.
+    pub asked: Arc<Notify>,
+    /// The node shall stop.
+    pub shutdown: CancellationToken,
+    /// Settings until the record has some.
+    pub initial_settings: ClusterSettings,
+}
+
+/// What the loop waits on.
+struct Wakers {
+    applied: watch::Receiver<i64>,
+    guardian: watch::Receiver<GuardianStatus>,
+    lock: watch::Receiver<LockState>,
+    raft_leader: watch::Receiver<Option<NodeName>>,
+}
+
+impl Agent {
+    /// Runs until the node has stopped in order. `guardian` is the status feed that came with attaching.
+    ///
+    /// # Errors
+    /// The reason, when this node can be no member of this cluster until a person has changed something.
+    pub async fn run(mut self, guardian: watch::Receiver<GuardianStatus>) -> Result<(), Reason> {
+        let mut wakers = Wakers {
+            applied: self.actor.store.applied(),
+            guardian,
+            lock: self.actor.lock.watch(),
+            raft_leader: self.actor.store.leader_changes(),
+        };
+        let mut memory = Memory::default();
+        let mut event = Event::Timer;
+        let mut settings = self.initial_settings.clone();
+        loop {
+            debug!(?event, "tick");
+            if self.actor.collect(&mut memory).await {
+                // The data is another's now: what was seen of the old says nothing.
+                self.observer.data_dir = None;
+                self.observer.newest_timeline = None;
+            }
+            let (view, decision) = self.tick(&mut memory, &mut settings).await;
+            if decision.action == Action::Exit {
+                self.end_guardian().await;
+                return Ok(());
+            }
+            if let Reason::WrongSystemId { .. } = decision.reason
+                && matches!(view.process, ProcessView::Absent { .. })
+            {
+                self.end_guardian().await;
+                return Err(decision.reason);
+            }
+            let pause = if matches!(decision.action, Action::Hold | Action::Wait) {
+                decision.recheck_after.max(SHORTEST_PAUSE)
+            } else {
+                decision.recheck_after
+            };
+            event = self.wait(&mut wakers, pause, &view).await;
+            if self.actor.guardian.status().link == Link::Gone {
+                self.replace_guardian(&mut wakers).await;
+            }
+        }
+    }
+
+    /// One round. Returns what it was decided on, and what was decided.
+    async fn tick(&mut self, memory: &mut Memory, settings: &mut ClusterSettings) -> (ClusterView, Decision) {
+        self.follow_record(settings);
+        let record = self.observer.record();
+        self.observer.follows.clone_from(&self.actor.follows);
+        self.observer.creating = self.actor.created;
+        let circumstances = Circumstances {
+            settings: settings.clone(),
+            memory: memory.clone(),
+            task: self.actor.task.as_ref().map(|task| task.view.clone()),
+            shutting_down: self.shutdown.is_cancelled(),
+            request_due: publish::request_due(&record, clock::wall()),
+        };
+        let view = self.observer.view(circumstances).await;
+        *memory = view.memory.clone();
+        let decision = decide(&view);
+        self.note(&view, &decision, memory);
+        let at: WallTime = clock::wall();
+        if self.journal.record(&view, &decision, at) {
+            let action = decision.action.code();
+            let reason = decision.reason.code();
+            info!(action, reason, "{}", decision.reason);
+        }
+        // What others wait for is said before a step that may take long, and after one that has changed it.
+        let acting = !matches!(decision.action, Action::Hold | Action::Wait);
+        if acting {
+            self.publish(&view, settings);
+            let steps = plan(&decision.action, &view);
+            if self.actor.run(steps, &view, settings, memory).await == Outcome::Failed {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if !matches!(decision.action, Action::Checkpoint { .. } | Action::TakeLeader) {
+                self.observer.data_dir = None;
+            }
+        } else {
+            let use_slots = settings.postgresql.use_slots;
+            self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, use_slots).await;
+            self.publish(&view, settings);
+        }
+        (view, decision)
+    }
+
+    /// Takes over what the record says about this node's leadership and the cluster's settings.
+    fn follow_record(&mut self, settings: &mut ClusterSettings) {
+        let record = self.observer.record();
+        let term = record.is_leader(&self.actor.me).then(|| record.term()).flatten();
+        self.actor.lock.hold(term);
+        if let Some(config) = &record.config {
+            match ClusterSettings::parse(&config.value) {
+                Ok((parsed, _)) => *settings = parsed,
+                Err(error) => warn!(%error, "the cluster's configuration is not usable; keeping the last good one"),
+            }
+        }
+        self.actor.lock.set_ttl(settings.ttl);
+    }
+
+    /// Book-keeping that belongs to a decision and not to a step.
+    fn note(&self, view: &ClusterView, decision: &Decision, memory: &mut Memory) {
+        match &decision.reason {
+            Reason::SwitchoverWaitsForCandidate { .. } => {
+                memory.catching_up_since = memory.catching_up_since.or(Some(view.now));
+            }
+            Reason::LeaderHealthy { .. } => {
+                memory.catching_up_since = None;
+                let settled = |at: &Mono| Duration::from_secs(60) < view.now.since(*at);
+                if memory.crash_restarts.last().is_some_and(settled) {
+                    memory.crash_restarts.clear();
+                }
+            }
+            _ => (),
+        }
+    }
+
+    fn publish(&mut self, view: &ClusterView, settings: &ClusterSettings) {
+        let snapshot = publish::snapshot(&self.published, view, &self.observer, &self.actor, &self.journal, settings);
+        self.snapshot.send_replace(Arc::new(snapshot));
+    }
+
+    async fn wait(&mut self, wakers: &mut Wakers, pause: Duration, view: &ClusterView) -> Event {
+        if pause.is_zero() {
+            return Event::Timer;
+        }
+        let seen = view.record.any().map(fingerprint).unwrap_or_default();
+        let had_permit = view.permit.map(|permit| permit.term);
+        let until = clock::now() + pause;
+        // What changed while this tick was acting announces itself no more: compare with what it was decided on.
+        if view.record.any().is_some() && fingerprint(&self.observer.record()) != seen {
+            return Event::RecordChanged;
+        }
+        if process_changed(&wakers.guardian.borrow_and_update(), view) {
+            return Event::ProcessChanged;
+        }
+        loop {
+            let left = until.since(clock::now());
+            tokio::select! {
+                () = tokio::time::sleep(left) => return Event::Timer,
+                () = self.asked.notified() => return Event::Asked,
+                () = self.shutdown.cancelled(), if !view.shutting_down => return Event::Shutdown,
+                Ok(()) = wakers.guardian.changed() => {
+                    // Every renewal changes the permit in the status; only processes are news here.
+                    if process_changed(&wakers.guardian.borrow_and_update(), view) { return Event::ProcessChanged }
+                }
+                Ok(()) = wakers.lock.changed() => {
+                    let permit = wakers.lock.borrow_and_update().permit;
+                    if permit.map(|permit| permit.term) != had_permit { return Event::LockChanged }
+                }
+                Ok(()) = wakers.raft_leader.changed() => {
+                    return Event::RaftLeaderChanged(wakers.raft_leader.borrow_and_update().clone());
+                }
+                Ok(()) = wakers.applied.changed() => {
+                    wakers.applied.borrow_and_update();
+                    if fingerprint(&self.observer.record()) != seen { return Event::RecordChanged }
+                }
+                () = self.actor.task_ended() => return Event::TaskEnded,
+            }
+        }
+    }
+
+    /// The guardian has nothing to guard once PostgreSQL has stopped. In pause it stays, and so does PostgreSQL.
+    async fn end_guardian(&self) {
+        if let Err(error) = self.actor.guardian.shutdown().await {
+            info!(%error, "the guardian stays");
+        }
+    }
+
+    /// The guardian died and took PostgreSQL with it: start another, which sweeps what is left.
+    async fn replace_guardian(&mut self, wakers: &mut Wakers) {
+        warn!("the guardian is gone, and PostgreSQL with it; starting a new one");
+        let config = self.published.guardian.clone();
+        match Guardian::attach(config).await {
+            Ok((guardian, feed)) => {
+                self.actor.lock.set_guardian(guardian.clone());
+                self.actor.guardian = guardian.clone();
+                self.observer.guardian = guardian;
+                wakers.guardian = feed;
+            }
+            Err(error) => {
+                warn!(error = %super::act::chain(&error), "the guardian could not be started; again shortly");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+/// What of the record decisions wait for. Positions are not part of it: they change all the time.
+fn fingerprint(record: &ClusterRecord) -> (Vec<i64>, String) {
+    let revisions = [
+        record.leader.as_ref().map(|v| v.create_revision),
+        record.initialize.as_ref().map(|v| v.mod_revision),
+        record.failover.as_ref().map(|v| v.mod_revision),
+        record.config.as_ref().map(|v| v.mod_revision),
+        record.handover.as_ref().map(|v| v.mod_revision),
+        Some(record.history_revision),
+    ];
+    let mut members = String::new();
+    for (name, member) in &record.members {
+        let value = &member.value;
+        members.push_str(&format!(
+            "{name} {} {} {:?} {:?};",
+            value.state, value.role, value.timeline, value.checkpoint_after_promote
+        ));
+    }
+    (revisions.iter().map(|revision| revision.unwrap_or(0)).collect(), members)
+}
+
+fn process_changed(status: &GuardianStatus, view: &ClusterView) -> bool {
+    super::observe::process_view(status) != view.process
+}

@@ -1,0 +1,297 @@
+//! What a node keeps in order besides its role: its member record, the leader's position and history,
+//! replication slots, the checkpoint after a promotion, and Raft leadership off the primary's node.
+//!
+//! Everything here is repeated until it holds; a failure is logged and tried again at the next tick.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::act::{Actor, Failure, chain};
+use super::observe::Sighting;
+use crate::cluster::ClusterRecord;
+use crate::cluster::records::{HistoryLine, MemberRecord, StatusRecord};
+use crate::ha::ClusterView;
+use crate::ha::view::{DataDirView, ProcessView, ServerView, TaskKind};
+use crate::postgres::SqlRole;
+use crate::raft::RaftStatus;
+use crate::telemetry::clock;
+use crate::types::{Mono, NodeName, Term};
+
+/// Slots are compared this often; a new member's at once.
+const SLOTS_EVERY: Duration = Duration::from_secs(10);
+
+/// Raft leadership is moved without hurry after a promotion, and not again sooner than this.
+const RAFT_MOVE_EVERY: Duration = Duration::from_secs(3);
+
+/// What a node says about itself that does not change while it runs.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// This node.
+    pub me: NodeName,
+    /// `postgres://host:port/postgres`.
+    pub conn_url: String,
+    /// `http://host:port/patroni`.
+    pub api_url: String,
+    /// Tags that are set.
+    pub tags: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+/// What has been done already.
+pub struct Upkeep {
+    identity: Identity,
+    published: Option<(MemberRecord, crate::types::LeaseId, Mono)>,
+    status: Option<StatusRecord>,
+    slots_at: Option<Mono>,
+    slots_for: BTreeSet<String>,
+    raft_move_at: Option<Mono>,
+    checkpoint: Option<tokio::task::JoinHandle<Result<(), crate::postgres::Error>>>,
+}
+
+impl Upkeep {
+    /// Nothing done yet.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            published: None,
+            status: None,
+            slots_at: None,
+            slots_for: BTreeSet::new(),
+            raft_move_at: None,
+            checkpoint: None,
+        }
+    }
+
+    /// One round. `use_slots` as configured for the cluster.
+    pub async fn round(&mut self, actor: &mut Actor, view: &ClusterView, sighting: &Sighting, use_slots: bool) {
+        let leading = view.permit_holds()
+            && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
+            && view.server.fresh().is_some_and(|server| !server.in_recovery);
+        if leading && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) {
+            self.after_promotion(actor).await;
+            if let Some(term) = record.term() {
+                report(self.history(actor, record, server, term).await, "publish the timeline history");
+                report(self.status(actor, server, term).await, "publish the leader's position");
+            }
+            report(self.slots(actor, view, record, use_slots).await, "adjust replication slots");
+            self.move_raft_leadership(actor, view, record).await;
+        } else {
+            self.status = None;
+            self.slots_at = None;
+        }
+        let member = self.member(actor, view, sighting);
+        report(self.publish(actor, view, member).await, "publish the member record");
+    }
+
+    /// pg_rewind from a new primary is unreliable before its first checkpoint. Source: design section 6.
+    async fn after_promotion(&mut self, actor: &mut Actor) {
+        if !actor.promoted {
+            return;
+        }
+        match self.checkpoint.take() {
+            None => {
+                let instance = actor.instance.clone();
+                self.checkpoint =
+                    Some(tokio::spawn(async move { instance.checkpoint(Duration::from_secs(600)).await }));
+            }
+            Some(task) if task.is_finished() => match task.await {
+                Ok(Ok(())) => actor.promoted = false,
+                Ok(Err(error)) => warn!(error = %chain(&error), "checkpoint after promotion failed; again"),
+                Err(error) => warn!(%error, "checkpoint after promotion failed; again"),
+            },
+            Some(task) => self.checkpoint = Some(task),
+        }
+    }
+
+    async fn history(
+        &mut self,
+        actor: &Actor,
+        record: &ClusterRecord,
+        server: &ServerView,
+        term: Term,
+    ) -> Result<(), Failure> {
+        if record.timeline() == server.timeline {
+            return Ok(());
+        }
+        let history = actor.instance.timeline_history(server.timeline)?;
+        let known = &record.history;
+        let newest = history.ancestors.len().saturating_sub(1);
+        let lines: Vec<HistoryLine> = history
+            .ancestors
+            .iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                let kept = known.iter().find(|line| line.0 == entry.timeline.0 && line.1 == entry.switchpoint);
+                match kept {
+                    Some(line) => line.clone(),
+                    None if index == newest => HistoryLine(
+                        entry.timeline.0,
+                        entry.switchpoint,
+                        entry.reason.clone(),
+                        clock::wall().iso(),
+                        self.identity.me.to_string(),
+                    ),
+                    None => HistoryLine(
+                        entry.timeline.0,
+                        entry.switchpoint,
+                        entry.reason.clone(),
+                        String::new(),
+                        String::new(),
+                    ),
+                }
+            })
+            .collect();
+        actor.write(actor.writes.history(term, &lines)).await?;
+        info!(timeline = server.timeline.0, "timeline history published");
+        Ok(())
+    }
+
+    async fn status(&mut self, actor: &Actor, server: &ServerView, term: Term) -> Result<(), Failure> {
+        let status = StatusRecord { optime: server.position };
+        if self.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        actor.write(actor.writes.status(term, &status)).await?;
+        self.status = Some(status);
+        Ok(())
+    }
+
+    async fn slots(
+        &mut self,
+        actor: &Actor,
+        view: &ClusterView,
+        record: &ClusterRecord,
+        use_slots: bool,
+    ) -> Result<(), Failure> {
+        if !use_slots {
+            return Ok(());
+        }
+        let wanted: BTreeSet<String> =
+            record.members.keys().filter(|name| **name != view.me).map(NodeName::slot_name).collect();
+        let due = self.slots_at.is_none_or(|at| SLOTS_EVERY < view.now.since(at));
+        if !due && self.slots_for == wanted {
+            return Ok(());
+        }
+        actor.instance.sync_member_slots(&wanted, &BTreeSet::new()).await?;
+        self.slots_at = Some(view.now);
+        self.slots_for = wanted;
+        Ok(())
+    }
+
+    /// Losing this host shall cost the rest of the lease, not an election and a whole new ttl.
+    /// Source: design section 5.2.
+    async fn move_raft_leadership(&mut self, actor: &Actor, view: &ClusterView, record: &ClusterRecord) {
+        let due = self.raft_move_at.is_none_or(|at| RAFT_MOVE_EVERY < view.now.since(at));
+        let status = actor.store.status();
+        if !due || status.leader.as_ref().is_none_or(|(_, name)| *name != view.me) {
+            return;
+        }
+        let Some(to) = heir(&status, |name| record.members.contains_key(name)) else { return };
+        self.raft_move_at = Some(view.now);
+        match actor.store.transfer_leader(&to).await {
+            Ok(()) => info!(%to, "raft leadership moved off the primary's node"),
+            Err(error) => debug!(%to, %error, "raft leadership could not be moved; again later"),
+        }
+    }
+
+    fn member(&self, actor: &Actor, view: &ClusterView, sighting: &Sighting) -> MemberRecord {
+        let server = view.server.fresh();
+        let writable = server.is_some_and(|server| !server.in_recovery);
+        let sql = sighting.sql.as_ref().filter(|_| server.is_some());
+        let replica = sql.and_then(|sql| match &sql.role {
+            SqlRole::Replica(replica) => Some(replica),
+            SqlRole::Primary(_) => None,
+        });
+        MemberRecord {
+            conn_url: self.identity.conn_url.clone(),
+            api_url: self.identity.api_url.clone(),
+            state: state_words(view).to_owned(),
+            role: role_words(view).to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            xlog_location: server.map(|server| server.position),
+            receive_lsn: replica.map(|replica| replica.received),
+            replay_lsn: replica.map(|replica| replica.replayed),
+            replication_state: server.filter(|s| s.in_recovery && s.streaming).map(|_| "streaming".to_owned()),
+            timeline: server.map(|server| server.timeline),
+            checkpoint_after_promote: (writable && actor.promoted).then_some(false),
+            pending_restart: sql.is_some_and(|sql| !sql.pending_restart.is_empty()),
+            pause: view.settings.pause,
+            tags: self.identity.tags.clone(),
+        }
+    }
+
+    /// Written when something that others wait for has changed, else once per heartbeat.
+    async fn publish(&mut self, actor: &Actor, view: &ClusterView, member: MemberRecord) -> Result<(), Failure> {
+        let Some(lease) = actor.lock.state().lease else { return Ok(()) };
+        if let Some((published, on, at)) = &self.published
+            && *on == lease
+        {
+            let quiet = MemberRecord {
+                xlog_location: published.xlog_location,
+                receive_lsn: published.receive_lsn,
+                replay_lsn: published.replay_lsn,
+                ..member.clone()
+            } == *published;
+            let recently = view.now.since(*at) < view.settings.loop_wait;
+            // Members do not survive their lease: if the key is gone, it is written again.
+            let there = view.record.any().is_some_and(|record| record.members.contains_key(&view.me));
+            if there && (member == *published || (quiet && recently)) {
+                return Ok(());
+            }
+        }
+        actor.write(actor.writes.member(&self.identity.me, &member, lease)).await?;
+        self.published = Some((member, lease, view.now));
+        Ok(())
+    }
+}
+
+fn report(result: Result<(), Failure>, what: &str) {
+    match result {
+        Ok(()) => (),
+        Err(Failure::Lost) => debug!(what, "not done: the record had changed meanwhile"),
+        Err(Failure::Store(error)) => debug!(what, error, "not done"),
+        Err(failure) => warn!(what, error = %chain(&failure), "not done; again at the next tick"),
+    }
+}
+
+/// Patroni's word for what PostgreSQL does.
+pub fn state_words(view: &ClusterView) -> &'static str {
+    if let Some(task) = &view.task {
+        return match task.kind {
+            TaskKind::Initdb => "initializing new cluster",
+            TaskKind::BaseBackup | TaskKind::Rewind => "creating replica",
+        };
+    }
+    match (&view.process, view.server.fresh()) {
+        (ProcessView::Running { .. }, Some(_)) => "running",
+        (ProcessView::Running { .. }, None) => "starting",
+        (ProcessView::Stopping, _) => "stopping",
+        (ProcessView::Absent { crashed: true }, _) => "crashed",
+        (ProcessView::Absent { crashed: false }, _) => "stopped",
+        (ProcessView::Unknown, _) => "unknown",
+    }
+}
+
+/// Patroni's word for what PostgreSQL is.
+pub fn role_words(view: &ClusterView) -> &'static str {
+    match (&view.data_dir, view.server.any()) {
+        (_, Some(server)) if !server.in_recovery => "primary",
+        (_, Some(_)) => "replica",
+        (DataDirView::Empty, None) => "uninitialized",
+        (_, None) if matches!(view.process, ProcessView::Running { writable: true }) => "promoted",
+        (_, None) => "replica",
+    }
+}
+
+/// The voter to whom Raft leadership may go without loss of time: it answers and has the most of the log.
+pub fn heir(status: &RaftStatus, accept: impl Fn(&NodeName) -> bool) -> Option<NodeName> {
+    status
+        .voters
+        .iter()
+        .filter(|voter| Some(voter.id) != status.id && voter.reachable == Some(true))
+        .filter_map(|voter| Some((voter.matched, voter.name.parse::<NodeName>().ok()?)))
+        .filter(|(_, name)| accept(name))
+        .max()
+        .map(|(_, name)| name)
+}

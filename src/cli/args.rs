@@ -1,0 +1,331 @@
+//! The command line: verbs and options, patronictl's wherever it has one.
+//!
+//! A new verb is a variant of [`Command`] here, and an arm in `cli::run`. Deliberately absent: what the verbs do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::dev::DevArgs;
+
+/// Keeps a PostgreSQL cluster available: one binary on each node.
+#[derive(Debug, Parser)]
+#[command(name = "howdah", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Where the cluster is.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Where the cluster is. Without any of these: a cluster that `howdah dev` started in this directory, else
+/// http://127.0.0.1:8008.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Target {
+    /// A node's file: all its raft members are tried until one answers, with the password from ctl.authentication.
+    #[arg(
+        short = 'c',
+        long = "config-file",
+        global = true,
+        value_name = "FILE",
+        help_heading = "Where the cluster is"
+    )]
+    pub config_file: Option<PathBuf>,
+    /// The main port of a node, for example http://10.0.0.1:8008. May be given several times.
+    #[arg(long = "url", global = true, value_name = "URL", help_heading = "Where the cluster is")]
+    pub urls: Vec<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs this machine's node, in the foreground.
+    Run(RunArgs),
+    /// Shows the members: roles, states, positions, lag.
+    #[command(visible_alias = "status")]
+    List(ListArgs),
+    /// Shows the members as a tree of who follows whom.
+    Topology(WatchArgs),
+    /// Shows the changes of the timeline.
+    History(FormatArgs),
+    /// Moves the primary in good order; no commit is lost.
+    Switchover(SwitchoverArgs),
+    /// Makes a member the primary although the old one may be gone.
+    Failover(FailoverArgs),
+    /// Takes howdah's hands off: nothing is started, stopped, promoted or demoted.
+    Pause(PauseArgs),
+    /// Ends a pause.
+    Resume(PauseArgs),
+    /// Shows the settings that all members share.
+    ShowConfig(ShowConfigArgs),
+    /// Changes the settings that all members share.
+    EditConfig(EditConfigArgs),
+    /// Restarts PostgreSQL on members.
+    Restart(RestartArgs),
+    /// Makes members read their files again.
+    Reload(ReloadArgs),
+    /// Replaces a member's data directory by a new copy; the old one is moved aside.
+    Reinit(ReinitArgs),
+    /// The members of the store.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// A node's file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// A whole cluster on this machine: three real nodes, one directory, and the faults to try it with.
+    Dev(DevArgs),
+    /// Shows this program's version.
+    Version(FormatArgs),
+}
+
+/// `howdah run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The node's file, or a directory of *.yml files.
+    pub file: PathBuf,
+    /// Only check the file.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table for people.
+    #[default]
+    Pretty,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    #[value(alias = "yml")]
+    Yaml,
+    /// Values between tabs.
+    Tsv,
+}
+
+/// For readers.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FormatArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// For readers that can go on reading.
+#[derive(Debug, Clone, Default, Args)]
+pub struct WatchArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// Repeat every so many seconds.
+    #[arg(short = 'w', long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub watch: Option<u32>,
+    /// Repeat every two seconds.
+    #[arg(short = 'W')]
+    pub watch_2s: bool,
+}
+
+/// `howdah list`
+#[derive(Debug, Clone, Default, Args)]
+pub struct ListArgs {
+    /// Repetition.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Show all columns, also empty ones.
+    #[arg(short, long)]
+    pub extended: bool,
+    /// Print the time above each table.
+    #[arg(short, long)]
+    pub timestamp: bool,
+}
+
+/// `howdah switchover`
+#[derive(Debug, Args)]
+pub struct SwitchoverArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// The present leader; refused if it is another. Default: whoever it is.
+    #[arg(long, visible_alias = "primary")]
+    pub leader: Option<String>,
+    /// The new leader. Default: the best standby.
+    #[arg(long)]
+    pub candidate: Option<String>,
+    /// When: a time with its zone, such as 2026-11-22T20:00+00:00, or `now`.
+    #[arg(long, default_value = "now")]
+    pub scheduled: String,
+    /// Drop the switchover that is scheduled.
+    #[arg(long, conflicts_with_all = ["leader", "candidate", "force"])]
+    pub cancel: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah failover`
+#[derive(Debug, Args)]
+pub struct FailoverArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// The new leader.
+    #[arg(long)]
+    pub candidate: String,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah pause`, `howdah resume`
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// Wait until every member has noticed.
+    #[arg(long)]
+    pub wait: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah show-config`
+#[derive(Debug, Args)]
+pub struct ShowConfigArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// How to write it; pretty is YAML.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+    /// With all defaults spelled out.
+    #[arg(long)]
+    pub effective: bool,
+}
+
+/// `howdah edit-config`
+#[derive(Debug, Args)]
+pub struct EditConfigArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// A setting, dots between the levels; `key=null` removes it.
+    #[arg(short, long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// A PostgreSQL parameter; `name=null` removes it.
+    #[arg(short, long = "pg", value_name = "NAME=VALUE")]
+    pub pg: Vec<String>,
+    /// A file of settings to merge in; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub apply: Option<PathBuf>,
+    /// A file that takes the place of all settings; `-` is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["set", "pg", "apply"])]
+    pub replace: Option<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah restart`
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The members; none = all, replicas first.
+    pub members: Vec<String>,
+    /// Only those whose settings wait for a restart.
+    #[arg(long)]
+    pub pending: bool,
+    /// When: a time with its zone, or `now`.
+    #[arg(long, default_value = "now")]
+    pub scheduled: String,
+    /// How long each may take, such as 60 or 1min.
+    #[arg(long)]
+    pub timeout: Option<String>,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah reload`
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The members; none = all.
+    pub members: Vec<String>,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah reinit`
+#[derive(Debug, Args)]
+pub struct ReinitArgs {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The members.
+    #[arg(required = true)]
+    pub members: Vec<String>,
+    /// Copy from the leader, not from another replica.
+    #[arg(long)]
+    pub from_leader: bool,
+    /// Do not ask, and cancel a long task that runs there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah member`
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// Shows the members of the store.
+    List(FormatArgs),
+    /// Lets a node join. Start it first with a file that lists all members and itself.
+    Add {
+        /// Its name.
+        name: String,
+        /// Its main port, HOST:PORT.
+        addr: String,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Takes a node out for good.
+    Remove {
+        /// Its name.
+        name: String,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `howdah config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Checks a node's file and the environment's settings; shows all problems at once.
+    Check {
+        /// The file, or a directory of *.yml files.
+        file: PathBuf,
+    },
+    /// Prints a file with every key, its documentation and its default.
+    Example {
+        /// Only what a node needs.
+        #[arg(long)]
+        minimal: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+}

@@ -1,0 +1,256 @@
+//! A small HTTP client: one request to one node after the other, until one answers.
+//!
+//! A read may go to any node, and goes on to the next one when a node does not answer or has lost the quorum. A change
+//! goes on only while it is certain that the last node has not received it. Deliberately absent: TLS, retries.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::discover::Place;
+use super::{Failure, Outcome, exit};
+use crate::agent::snapshot::Snapshot;
+use crate::api::CODE_HEADER;
+use crate::api::auth::basic_header;
+use crate::config::HostPort;
+
+const CONNECT: Duration = Duration::from_secs(2);
+const READ: Duration = Duration::from_secs(5);
+/// A switchover waits for its outcome.
+const CHANGE: Duration = Duration::from_secs(130);
+const ANSWER_LIMIT: usize = 16 << 20;
+
+/// Talks to a cluster.
+pub(super) struct Client {
+    place: Place,
+    http: legacy::Client<HttpConnector, Full<Bytes>>,
+}
+
+/// What `/howdah` answers.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Status {
+    /// The node's snapshot.
+    pub(super) snapshot: Snapshot,
+    /// How old its view of the cluster is.
+    #[serde(default)]
+    pub(super) view_age_seconds: Option<f64>,
+}
+
+/// One answer.
+struct Answer {
+    status: StatusCode,
+    code: Option<String>,
+    text: String,
+}
+
+/// Why a node gave no answer.
+struct Silence {
+    why: String,
+    /// Whether it is certain that the node has not received the request.
+    unsent: bool,
+}
+
+/// A request that changes something.
+pub(super) struct Change {
+    /// The method.
+    pub(super) method: Method,
+    /// The path.
+    pub(super) path: String,
+    /// The body.
+    pub(super) body: Option<Value>,
+}
+
+impl Client {
+    /// A client for the cluster at `place`.
+    pub(super) fn new(place: Place) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT));
+        connector.set_nodelay(true);
+        Self { place, http: legacy::Client::builder(TokioExecutor::new()).build(connector) }
+    }
+
+    /// The cluster as a node with a quorum sees it; if no node has one, as the first that answers does, with a note.
+    pub(super) async fn status(&self, cluster: Option<&str>) -> Outcome<Status> {
+        let mut silent = Vec::new();
+        let mut without_quorum: Option<Status> = None;
+        for address in &self.place.addresses {
+            match self.status_of(address).await {
+                Ok(status) => {
+                    check_name(cluster, &status.snapshot)?;
+                    if status.snapshot.store_has_quorum {
+                        return Ok(status);
+                    }
+                    without_quorum = without_quorum.or(Some(status));
+                }
+                Err(why) => silent.push((address.clone(), why)),
+            }
+        }
+        match without_quorum {
+            Some(status) => {
+                let name = &status.snapshot.name;
+                let age = status
+                    .view_age_seconds
+                    .map_or("and has never seen it".to_owned(), |age| format!("and last saw it {age:.0} s ago"));
+                super::output::note(&format!(
+                    "{name} sees no quorum of the store, {age}; what follows may be outdated"
+                ));
+                Ok(status)
+            }
+            None => Err(self.nobody(&silent)),
+        }
+    }
+
+    async fn status_of(&self, address: &HostPort) -> Result<Status, String> {
+        let answer = self.request(address, &Method::GET, "/howdah", None, READ).await.map_err(|silence| silence.why)?;
+        if answer.status != StatusCode::OK {
+            return Err(format!("answers with status {}; is it a howdah node?", answer.status.as_u16()));
+        }
+        serde_json::from_str(&answer.text).map_err(|_| "answers, but not as this version of howdah does".to_owned())
+    }
+
+    /// One GET to one node, as JSON, whatever its status.
+    pub(super) async fn get(&self, address: &HostPort, path: &str) -> Option<Value> {
+        let answer = self.request(address, &Method::GET, path, None, READ).await.ok()?;
+        serde_json::from_str(&answer.text).ok()
+    }
+
+    /// Sends a change to the nodes of `order`, then to the others that are known, until one has received it. Returns
+    /// the text of its answer.
+    pub(super) async fn change(&self, order: &[HostPort], change: &Change) -> Outcome<String> {
+        let mut silent = Vec::new();
+        let others = self.place.addresses.iter().filter(|address| !order.contains(address));
+        for address in order.iter().chain(others) {
+            if let Some(text) = self.change_at(address, change, &mut silent).await? {
+                return Ok(text);
+            }
+        }
+        Err(self.nobody(&silent))
+    }
+
+    /// Sends a change to one node and no other.
+    pub(super) async fn change_only_at(&self, address: &HostPort, change: &Change) -> Outcome<String> {
+        let mut silent = Vec::new();
+        match self.change_at(address, change, &mut silent).await? {
+            Some(text) => Ok(text),
+            None => Err(self.nobody(&silent)),
+        }
+    }
+
+    async fn change_at(
+        &self,
+        address: &HostPort,
+        change: &Change,
+        silent: &mut Vec<(HostPort, String)>,
+    ) -> Outcome<Option<String>> {
+        match self.request(address, &change.method, &change.path, change.body.as_ref(), CHANGE).await {
+            Ok(answer) => judged(address, answer).map(Some),
+            Err(silence) if silence.unsent => {
+                silent.push((address.clone(), silence.why));
+                Ok(None)
+            }
+            Err(silence) => Err(Failure::new(
+                exit::FAILED,
+                format!("{address} was asked and {}; it may have acted, so look at `howdah list` first", silence.why),
+            )),
+        }
+    }
+
+    async fn request(
+        &self,
+        address: &HostPort,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Answer, Silence> {
+        let certain = |why: String| Silence { why, unsent: true };
+        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+        if let Some(credentials) = self.place.credentials.as_ref().filter(|_| method != Method::GET) {
+            request = request.header(header::AUTHORIZATION, basic_header(credentials));
+        }
+        let bytes = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        let request = request.body(Full::new(bytes)).map_err(|error| certain(error.to_string()))?;
+        let exchange = async {
+            let response = self
+                .http
+                .request(request)
+                .await
+                .map_err(|error| Silence { unsent: error.is_connect(), why: innermost(&error) })?;
+            let status = response.status();
+            let code = response.headers().get(CODE_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
+            let body = body.map_err(|_| Silence { why: "broke off its answer".to_owned(), unsent: false })?;
+            Ok(Answer { status, code, text: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+        };
+        timeout(limit, exchange).await.unwrap_or_else(|_| {
+            Err(Silence { why: format!("did not answer within {} s", limit.as_secs()), unsent: false })
+        })
+    }
+
+    fn nobody(&self, silent: &[(HostPort, String)]) -> Failure {
+        let tried: Vec<String> = silent.iter().map(|(address, why)| format!("{address} ({why})")).collect();
+        let text = format!(
+            "no node answers: tried {}; addresses are from {}; check that howdah runs there",
+            tried.join(", "),
+            self.place.source
+        );
+        Failure::new(exit::FAILED, text)
+    }
+}
+
+/// The cause that says most: `connection refused` rather than `client error (Connect)`.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut here = error;
+    while let Some(cause) = here.source() {
+        here = cause;
+    }
+    let text = here.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// Whether the cluster is the one that the person meant.
+fn check_name(wanted: Option<&str>, snapshot: &Snapshot) -> Outcome {
+    match wanted {
+        Some(wanted) if wanted != snapshot.scope.as_str() => Err(Failure::new(
+            exit::USAGE,
+            format!(
+                "the cluster here is {}, not {wanted}; leave the name out, or name another node by --url",
+                snapshot.scope
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The text of a success, or what a refusal means for the exit code.
+fn judged(address: &HostPort, answer: Answer) -> Outcome<String> {
+    let text = answer.text.trim().to_owned();
+    let said = if text.is_empty() { format!("status {}", answer.status.as_u16()) } else { text.clone() };
+    let fail = |code: u8, text: String| Err(Failure::new(code, text));
+    match (answer.status, answer.code.as_deref()) {
+        (status, _) if status.is_success() => Ok(text),
+        (_, Some("no_quorum")) => fail(exit::NO_QUORUM, said),
+        (_, Some("refused" | "conflict")) => fail(exit::REFUSED, said),
+        (_, Some("bad_request")) => fail(exit::USAGE, said),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => fail(
+            exit::FAILED,
+            format!(
+                "{address} refuses: {said}; give a node's file by -c, with ctl.authentication or restapi.authentication in it"
+            ),
+        ),
+        _ => fail(exit::FAILED, format!("{address}: {said}")),
+    }
+}

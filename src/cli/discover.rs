@@ -1,0 +1,121 @@
+//! Which addresses to try, and with which password.
+//!
+//! ```text
+//! --url | HOWDAH_URL  >  -c | HOWDAH_CONFIG | PATRONICTL_CONFIG_FILE  >  ./.howdah-dev/cluster.json  >  127.0.0.1:8008
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use serde_json::Value;
+
+use super::args::Target;
+use super::{Failure, Outcome, exit};
+use crate::config::node::Credentials;
+use crate::config::{self, HostPort};
+
+/// Where `howdah dev` writes down what it started: `{"members": {"n1": "127.0.0.1:8008", ..}}`.
+const DEV_RECORD: &str = ".howdah-dev/cluster.json";
+
+/// Where to look for the cluster.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// Main ports, tried in this order. Never empty.
+    pub(super) addresses: Vec<HostPort>,
+    /// What changes need.
+    pub(super) credentials: Option<Credentials>,
+    /// Where the addresses come from, for messages.
+    pub(super) source: String,
+}
+
+/// Finds the addresses.
+pub(super) fn find(target: &Target) -> Outcome<Place> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let named = target.config_file.clone().map(|file| (file, "-c".to_owned()));
+    let from_environment = || {
+        ["HOWDAH_CONFIG", "PATRONICTL_CONFIG_FILE"]
+            .iter()
+            .find_map(|name| Some((PathBuf::from(variable(name)?), (*name).to_owned())))
+    };
+    let urls: Vec<String> = match variable("HOWDAH_URL") {
+        Some(text) if target.urls.is_empty() && named.is_none() => text.split(',').map(str::to_owned).collect(),
+        _ => target.urls.clone(),
+    };
+    let file = if urls.is_empty() { named.or_else(from_environment) } else { named };
+    let mut place = match file {
+        Some((file, source)) => from_file(&file, &source)?,
+        None => Place { addresses: Vec::new(), credentials: None, source: String::new() },
+    };
+    if !urls.is_empty() {
+        place.addresses = urls.iter().map(|url| parse_url(url)).collect::<Outcome<Vec<HostPort>>>()?;
+        place.source = "--url".to_owned();
+        return Ok(place);
+    }
+    if place.addresses.is_empty() {
+        place = from_dev_record(Path::new(DEV_RECORD))?.unwrap_or_else(|| Place {
+            addresses: vec![HostPort { host: "127.0.0.1".to_owned(), port: 8008 }],
+            credentials: None,
+            source: "the default; name a node by --url, or its file by -c".to_owned(),
+        });
+    }
+    Ok(place)
+}
+
+fn from_file(file: &Path, source: &str) -> Outcome<Place> {
+    let config = config::load(file)
+        .map_err(|error| anyhow::Error::new(error).context(format!("find the cluster by {source}")))?;
+    // This machine's own node first: it is the nearest.
+    let own = config.restapi.connect_address;
+    let others = config.raft.members.into_values().filter(|address| *address != own);
+    let addresses = std::iter::once(own.clone()).chain(others).collect();
+    Ok(Place { addresses, credentials: config.ctl, source: format!("raft.members of {}", file.display()) })
+}
+
+fn from_dev_record(path: &Path) -> Outcome<Option<Place>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(anyhow::Error::new(error).context(format!("read {}", path.display())).into()),
+    };
+    let record: Value = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+    let members = record.get("members").and_then(Value::as_object);
+    let addresses: Vec<HostPort> = members
+        .into_iter()
+        .flat_map(|members| members.values())
+        .filter_map(|address| address.as_str()?.parse().ok())
+        .collect();
+    if addresses.is_empty() {
+        let text = format!("read {}: it lists no members; remove it, or start `howdah dev` again", path.display());
+        return Err(anyhow!(text).into());
+    }
+    Ok(Some(Place { addresses, credentials: None, source: path.display().to_string() }))
+}
+
+fn parse_url(url: &str) -> Outcome<HostPort> {
+    let usage = |why: &str| Failure::new(exit::USAGE, format!("--url {url}: {why}"));
+    if url.starts_with("https://") {
+        return Err(usage("TLS is not spoken here; write http://HOST:PORT"));
+    }
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority
+        .parse()
+        .map_err(|error: config::address::InvalidAddress| usage(&format!("{error}; for example http://127.0.0.1:8008")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let parse =
+            |text: &str| parse_url(text).map(|address| address.to_string()).map_err(|failure| failure.to_string());
+        assert_eq!(parse("http://10.0.0.1:8008/"), Ok("10.0.0.1:8008".to_owned()));
+        assert_eq!(parse("10.0.0.1:8008"), Ok("10.0.0.1:8008".to_owned()));
+        assert_eq!(
+            parse("http://10.0.0.1"),
+            Err("--url http://10.0.0.1: \"10.0.0.1\" has no port; write it as 10.0.0.1:PORT; for example http://127.0.0.1:8008".to_owned())
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! `list`, `topology` and `history`: the cluster as patronictl shows it.
+//!
+//! Source: reference section 4 (columns, units, what is left out).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::Outcome;
+use super::args::{Format, FormatArgs, ListArgs, WatchArgs};
+use super::client::Client;
+use super::output::print;
+use super::render::{Cell, Column, Table};
+use crate::agent::snapshot::{ClusterStatus, MemberRole, MemberStatus, Snapshot};
+use crate::api::wire;
+use crate::telemetry::clock;
+use crate::types::Lsn;
+
+/// `howdah list`
+pub(super) async fn list(client: &Client, args: &ListArgs) -> Outcome {
+    loop {
+        let status = client.status(args.watch.cluster.as_deref()).await?;
+        if args.timestamp {
+            print(&clock::wall().iso())?;
+        }
+        print(&listing(&status.snapshot, args.format, args.extended))?;
+        let Some(pause) = interval(&args.watch) else { return Ok(()) };
+        sleep(pause).await;
+    }
+}
+
+/// `howdah topology`
+pub(super) async fn topology(client: &Client, args: &WatchArgs) -> Outcome {
+    loop {
+        let status = client.status(args.cluster.as_deref()).await?;
+        let text = match &status.snapshot.cluster {
+            Some(cluster) => {
+                let members = tree(cluster);
+                with_footer(members_table(&status.snapshot, cluster, &members, false).render(Format::Pretty), cluster)
+            }
+            None => unknown(&status.snapshot),
+        };
+        print(&text)?;
+        let Some(pause) = interval(args) else { return Ok(()) };
+        sleep(pause).await;
+    }
+}
+
+/// `howdah history`
+pub(super) async fn history(client: &Client, args: &FormatArgs) -> Outcome {
+    let status = client.status(args.cluster.as_deref()).await?;
+    let rows = status.snapshot.cluster.iter().flat_map(|cluster| &cluster.history).map(|row| {
+        vec![json!(row.timeline.0), json!(row.lsn.0), json!(row.reason), json!(row.at), json!(row.new_leader)]
+    });
+    let table = Table {
+        columns: vec![
+            Column::right("TL"),
+            Column::right("LSN"),
+            Column::left("Reason"),
+            Column::left("Timestamp"),
+            Column::left("New Leader"),
+        ],
+        rows: rows.collect(),
+        ..Table::default()
+    };
+    print(&table.render(args.format))
+}
+
+fn interval(args: &WatchArgs) -> Option<Duration> {
+    let seconds = args.watch.or(args.watch_2s.then_some(2))?;
+    Some(Duration::from_secs(seconds.into()))
+}
+
+/// The listing of a snapshot.
+pub(super) fn listing(snapshot: &Snapshot, format: Format, extended: bool) -> String {
+    let Some(cluster) = &snapshot.cluster else {
+        return match format {
+            Format::Pretty => unknown(snapshot),
+            other => Table::default().render(other),
+        };
+    };
+    let mut members: Vec<&MemberStatus> = cluster.members.iter().collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    let members: Vec<(usize, &MemberStatus)> = members.into_iter().map(|member| (0, member)).collect();
+    let text = members_table(snapshot, cluster, &members, extended).render(format);
+    if format == Format::Pretty { with_footer(text, cluster) } else { text }
+}
+
+fn unknown(snapshot: &Snapshot) -> String {
+    format!("Cluster: {}: {} has not read its state yet", snapshot.scope, snapshot.name)
+}
+
+/// Rows with their depth below the leader.
+fn members_table(
+    snapshot: &Snapshot,
+    cluster: &ClusterStatus,
+    members: &[(usize, &MemberStatus)],
+    extended: bool,
+) -> Table {
+    let mut columns = vec![
+        Column::left("Cluster"),
+        Column::left("Member"),
+        Column::left("Host"),
+        Column::left("Role"),
+        Column::left("State"),
+        Column::right("TL"),
+        Column::right("Receive LSN"),
+        Column { title: "Lag", key: "Receive Lag", right: true },
+        Column::right("Replay LSN"),
+        Column { title: "Lag", key: "Replay Lag", right: true },
+    ];
+    let optional = ["Pending restart", "Pending restart reason", "Scheduled restart", "Tags"];
+    columns.extend(optional.map(Column::left));
+    let with_port = shows_ports(members);
+    let mut rows: Vec<Vec<Cell>> = members
+        .iter()
+        .map(|(depth, member)| member_row(snapshot, cluster, member, RowStyle { depth: *depth, with_port }))
+        .collect();
+    let base = columns.len() - optional.len();
+    for index in (base..columns.len()).rev() {
+        if !extended && rows.iter().all(|row| row[index].is_null()) {
+            columns.remove(index);
+            rows.iter_mut().for_each(|row| drop(row.remove(index)));
+        }
+    }
+    let id = match cluster.initialize.as_deref() {
+        None => "uninitialized",
+        Some("") => "initializing",
+        Some(id) => id,
+    };
+    Table { title: format!("Cluster: {} ({id})", snapshot.scope), columns, rows, in_title: 1 }
+}
+
+/// Ports are shown when one is unusual, or hosts alone do not tell members apart.
+fn shows_ports(members: &[(usize, &MemberStatus)]) -> bool {
+    let mut hosts: Vec<&str> = members.iter().filter_map(|(_, member)| member.host.as_deref()).collect();
+    let count = hosts.len();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts.len() < count || members.iter().any(|(_, member)| member.port.is_some_and(|port| port != 5432))
+}
+
+struct RowStyle {
+    depth: usize,
+    with_port: bool,
+}
+
+fn member_row(snapshot: &Snapshot, cluster: &ClusterStatus, member: &MemberStatus, style: RowStyle) -> Vec<Cell> {
+    let role = cluster.role_of(member.name.as_str());
+    let name = match style.depth {
+        0 => member.name.to_string(),
+        depth => format!("{}+ {}", "  ".repeat(depth - 1), member.name),
+    };
+    let host = member.host.as_ref().map(|host| match member.port.filter(|_| style.with_port) {
+        Some(port) => format!("{host}:{port}"),
+        None => host.clone(),
+    });
+    let reasons = member
+        .pending_restart
+        .iter()
+        .map(|(name, change)| (name.clone(), json!(format!("{}->{}", change.old_value, change.new_value))));
+    let reasons: serde_json::Map<String, Value> = reasons.collect();
+    let tags: serde_json::Map<String, Value> = member.tags.clone().into_iter().collect();
+    let [receive, receive_lag] = position(cluster, role, member.receive_lsn);
+    let [replay, replay_lag] = position(cluster, role, member.replay_lsn);
+    vec![
+        json!(snapshot.scope),
+        json!(name),
+        json!(host),
+        json!(role.title()),
+        json!(wire::member_state(role, member)),
+        json!(member.timeline.map(|timeline| timeline.0)),
+        receive,
+        receive_lag,
+        replay,
+        replay_lag,
+        if reasons.is_empty() { Value::Null } else { json!("*") },
+        if reasons.is_empty() { Value::Null } else { Value::Object(reasons) },
+        member.scheduled_restart.as_ref().map_or(Value::Null, scheduled_restart),
+        if tags.is_empty() { Value::Null } else { Value::Object(tags) },
+    ]
+}
+
+/// A standby's position, and its lag in MiB, rounded; both empty for the leader.
+fn position(cluster: &ClusterStatus, role: MemberRole, lsn: Option<Lsn>) -> [Cell; 2] {
+    if role == MemberRole::Leader {
+        return [Value::Null, Value::Null];
+    }
+    let mebibytes = wire::lag_bytes(cluster, lsn).map(|bytes| (bytes + (1 << 19)) >> 20);
+    let known = |value: Option<Value>| value.unwrap_or_else(|| json!("unknown"));
+    [known(lsn.map(|lsn| json!(lsn.to_string()))), known(mebibytes.map(|lag| json!(lag)))]
+}
+
+fn scheduled_restart(restart: &Value) -> Cell {
+    let at = restart.get("schedule").and_then(Value::as_str).unwrap_or("yes");
+    let mut text = at.to_owned();
+    for (key, value) in restart.as_object().into_iter().flatten() {
+        if !matches!(key.as_str(), "schedule" | "postmaster_start_time") {
+            text.push_str(&format!(", {key}: {value}"));
+        }
+    }
+    json!(text)
+}
+
+fn with_footer(table: String, cluster: &ClusterStatus) -> String {
+    let mut lines = vec![table];
+    if cluster.settings.pause {
+        lines.push(" Maintenance mode: on".to_owned());
+    }
+    if let Some((request, at)) = cluster.switchover.as_ref().and_then(|request| Some((request, request.scheduled_at?)))
+    {
+        lines.push(format!(" Switchover scheduled at: {at}"));
+        for (label, name) in [("from", &request.leader), ("to", &request.candidate)] {
+            if let Some(name) = name {
+                lines.push(format!(" {label:>24}: {name}"));
+            }
+        }
+    }
+    lines.join("\n")
+}
+
+/// The members as a tree, each with its depth: the leader, then who follows whom by the tag `replicatefrom`. A circle
+/// is cut: everybody appears once.
+fn tree(cluster: &ClusterStatus) -> Vec<(usize, &MemberStatus)> {
+    let source_of = |member: &MemberStatus| -> Option<String> {
+        if cluster.is_leader(member.name.as_str()) {
+            return None;
+        }
+        let wanted = member.tags.get("replicatefrom").and_then(Value::as_str).map(str::to_owned);
+        let known = wanted.filter(|name| name != member.name.as_str() && cluster.member(name).is_some());
+        known.or_else(|| cluster.leader.as_ref().map(|leader| leader.name.to_string()))
+    };
+    let mut left: Vec<&MemberStatus> = cluster.members.iter().collect();
+    left.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut placed: Vec<(usize, &MemberStatus)> = Vec::new();
+    let mut open: Vec<(usize, &MemberStatus)> = Vec::new();
+    while !left.is_empty() || !open.is_empty() {
+        let Some((depth, member)) = open.pop() else {
+            // A root: the leader, else somebody without a source, else whoever is left in a circle.
+            let is_root = |member: &&MemberStatus| source_of(member).is_none();
+            let index = left.iter().position(|member| cluster.is_leader(member.name.as_str()));
+            let index = index.or_else(|| left.iter().position(is_root)).unwrap_or(0);
+            open.push((0, left.remove(index)));
+            continue;
+        };
+        placed.push((depth, member));
+        let (followers, others): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|other| source_of(other).as_deref() == Some(member.name.as_str()));
+        left = others;
+        open.extend(followers.into_iter().rev().map(|follower| (depth + 1, follower)));
+    }
+    placed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        serde_json::from_str(include_str!("../../tests/surface/three_nodes.json")).expect("a snapshot")
+    }
+
+    #[test]
+    fn trees_show_everybody_once() {
+        let mut snapshot = snapshot();
+        let view = snapshot.cluster.as_mut().expect("known");
+        let shown = |view: &ClusterStatus| -> Vec<(usize, String)> {
+            tree(view).into_iter().map(|(depth, member)| (depth, member.name.to_string())).collect()
+        };
+        let at = |depth: usize, name: &str| (depth, name.to_owned());
+        assert_eq!(shown(view), [at(0, "n1"), at(1, "n2"), at(1, "n3")]);
+        view.members[0].tags.insert("replicatefrom".into(), json!("n2"));
+        assert_eq!(shown(view), [at(0, "n1"), at(1, "n2"), at(2, "n3")]);
+        view.members[2].tags.insert("replicatefrom".into(), json!("n3"));
+        assert_eq!(shown(view), [at(0, "n1"), at(0, "n2"), at(1, "n3")], "a circle is cut");
+        view.leader = None;
+        assert_eq!(shown(view).len(), 3);
+    }
+}

@@ -1,0 +1,204 @@
+//! The values of the record, typed; JSON as Patroni writes it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::types::{Lsn, NodeName, SystemId, TimelineId, WallTime};
+
+/// What a member says of itself (`members/NAME`). Unknown fields are kept out, missing ones tolerated:
+/// another version may write more or less.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// `postgres://host:port/postgres`.
+    #[serde(default)]
+    pub conn_url: String,
+    /// `http://host:port/patroni`.
+    #[serde(default)]
+    pub api_url: String,
+    /// Patroni's words: `running`, `stopped`, `starting`, `creating replica`, `crashed`, ...
+    #[serde(default)]
+    pub state: String,
+    /// `primary`, `replica`, `demoted`, `uninitialized`.
+    #[serde(default)]
+    pub role: String,
+    /// The manager's version.
+    #[serde(default)]
+    pub version: String,
+    /// Primary: write position. Replica: the greater of received and replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xlog_location: Option<Lsn>,
+    /// Replica: received and flushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_lsn: Option<Lsn>,
+    /// Replica: replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_lsn: Option<Lsn>,
+    /// `streaming` or `in archive recovery`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_state: Option<String>,
+    /// The timeline it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<TimelineId>,
+    /// `false` from a promotion until its checkpoint is done: nobody may rewind from it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_after_promote: Option<bool>,
+    /// A parameter waits for a restart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending_restart: bool,
+    /// The node leaves PostgreSQL alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pause: bool,
+    /// Tags that are set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, Value>,
+}
+
+impl MemberRecord {
+    /// Whether the boolean tag `name` is set; numbers and text as Patroni reads them.
+    pub fn has_tag(&self, name: &str) -> bool {
+        match self.tags.get(name) {
+            Some(Value::Bool(set)) => *set,
+            Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+            Some(Value::String(text)) => matches!(text.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "1"),
+            Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+        }
+    }
+
+    /// Host and port of PostgreSQL, from `conn_url`.
+    pub fn postgres_address(&self) -> Option<(String, u16)> {
+        let rest = self.conn_url.split_once("://")?.1;
+        let authority = rest.split('/').next()?;
+        let address = authority.rsplit('@').next()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Some((host.to_owned(), port.parse().ok()?))
+    }
+
+    /// `host:port` of the main port, from `api_url`.
+    pub fn api_address(&self) -> Option<String> {
+        let rest = self.api_url.split_once("://")?.1;
+        rest.split('/').next().map(str::to_owned)
+    }
+}
+
+/// The leader's last known position (`status`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// WAL position.
+    pub optime: Lsn,
+}
+
+/// A requested role change (`failover`). Empty when nothing is requested.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FailoverRecord {
+    /// Who must be leader for the request to be valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<NodeName>,
+    /// Who shall become leader; anybody fit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<NodeName>,
+    /// Not before; ISO 8601.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<String>,
+}
+
+impl FailoverRecord {
+    /// Whether nothing is requested.
+    pub fn is_empty(&self) -> bool {
+        self.leader.is_none() && self.member.is_none() && self.scheduled_at.is_none()
+    }
+}
+
+/// A finished hand-over by a stopped primary (`howdah/handover`): the key was released for `to`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoverRecord {
+    /// Who stopped.
+    pub from: NodeName,
+    /// Who was proven to have everything.
+    pub to: NodeName,
+    /// The shutdown checkpoint record that `to` has received.
+    pub shutdown_lsn: Lsn,
+    /// The term that ended.
+    pub ended_term: i64,
+    /// When, for people.
+    pub at: WallTime,
+    /// `switchover` or `shutdown`.
+    pub why: String,
+}
+
+/// Who is creating the cluster (`howdah/bootstrap`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootstrapRecord {
+    /// The node.
+    pub by: NodeName,
+    /// When it began, for people.
+    pub at: WallTime,
+}
+
+/// The `initialize` key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Initialize {
+    /// A node is creating the cluster.
+    Running,
+    /// The cluster exists.
+    Done(SystemId),
+}
+
+/// One promotion (`history`): `[timeline, lsn, reason, iso time, new leader]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryLine(
+    /// The timeline that ended.
+    pub u32,
+    /// Where.
+    pub Lsn,
+    /// PostgreSQL's reason.
+    pub String,
+    /// When, ISO 8601.
+    #[serde(default)]
+    pub String,
+    /// Who was promoted.
+    #[serde(default)]
+    pub String,
+);
+
+/// Passwords that the cluster's creator generated (`howdah/credentials`).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialsRecord {
+    /// Role name to password.
+    pub passwords: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for CredentialsRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.passwords.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_patroni_writes() {
+        let json = r#"{"conn_url":"postgres://10.0.0.1:5432/postgres","api_url":"http://10.0.0.1:8008/patroni",
+            "state":"running","role":"replica","version":"4.1.0","xlog_location":67108960,"receive_lsn":67108960,
+            "replay_lsn":67108960,"replication_state":"streaming","timeline":3,"tags":{"nofailover":true,"n":0},"new":[1]}"#;
+        let member: MemberRecord = serde_json::from_str(json).expect("valid");
+        assert_eq!(member.postgres_address(), Some(("10.0.0.1".to_owned(), 5432)));
+        assert_eq!(member.api_address().as_deref(), Some("10.0.0.1:8008"));
+        assert!(member.has_tag("nofailover") && !member.has_tag("n") && !member.has_tag("absent"));
+    }
+
+    #[test]
+    fn history_lines_are_arrays() {
+        let line = HistoryLine(1, Lsn(83_886_176), "no recovery target specified".into(), "2026".into(), "n2".into());
+        let text = serde_json::to_string(&line).expect("json");
+        assert_eq!(text, r#"[1,83886176,"no recovery target specified","2026","n2"]"#);
+        assert_eq!(serde_json::from_str::<HistoryLine>(&text).expect("json"), line);
+        let short: HistoryLine = serde_json::from_str(r#"[1,2,"why"]"#).expect("old lines are shorter");
+        assert_eq!(short.4, "");
+    }
+}

@@ -1,0 +1,187 @@
+//! Every write to the record, as a compare-and-swap on what it was decided from.
+//!
+//! The term guard is `create_revision(leader) == term`: a fencing token that no later leader shares.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::keys::{Key, KeySpace};
+use super::records::{
+    BootstrapRecord, CredentialsRecord, FailoverRecord, HandoverRecord, HistoryLine, MemberRecord, StatusRecord,
+};
+use crate::kv::command::{
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
+};
+use crate::types::{LeaseId, NodeName, SystemId, Term};
+
+/// Builds the transactions of one cluster.
+#[derive(Debug, Clone)]
+pub struct Writes {
+    space: KeySpace,
+}
+
+impl Writes {
+    /// For the cluster of `space`.
+    pub fn new(space: KeySpace) -> Self {
+        Self { space }
+    }
+
+    /// The key space.
+    pub fn space(&self) -> &KeySpace {
+        &self.space
+    }
+
+    /// If the cluster neither exists nor is led: create it, with `me` in the lead, all on `lease`.
+    pub fn claim_bootstrap(&self, me: &NodeName, lease: LeaseId, record: &BootstrapRecord) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.absent(&Key::Initialize), self.absent(&Key::Leader)],
+            success: vec![
+                self.put(&Key::Initialize, Vec::new(), lease),
+                self.put(&Key::Leader, me.as_str().as_bytes().to_vec(), lease),
+                self.put(&Key::Bootstrap, json(record), lease),
+            ],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If `term` still stands: the cluster exists.
+    pub fn finish_bootstrap(
+        &self,
+        term: Term,
+        system_id: SystemId,
+        config: Option<&Value>,
+        credentials: Option<&CredentialsRecord>,
+    ) -> TxnRequest {
+        let mut success = vec![
+            self.put(&Key::Initialize, system_id.to_string().into_bytes(), LeaseId(0)),
+            self.delete(&Key::Bootstrap),
+        ];
+        if let Some(config) = config {
+            success.push(self.put(&Key::Config, json(config), LeaseId(0)));
+        }
+        if let Some(credentials) = credentials {
+            success.push(self.put(&Key::Credentials, json(credentials), LeaseId(0)));
+        }
+        TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
+    }
+
+    /// If nobody leads: `me` leads. Ends a hand-over, and answers a request that named `me` or nobody.
+    pub fn take_leader(&self, me: &NodeName, lease: LeaseId, request: Option<i64>) -> TxnRequest {
+        let mut success =
+            vec![self.put(&Key::Leader, me.as_str().as_bytes().to_vec(), lease), self.delete(&Key::Handover)];
+        if request.is_some() {
+            success.push(self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)));
+        }
+        TxnRequest { compare: vec![self.absent(&Key::Leader)], success, failure: Vec::new() }
+    }
+
+    /// If `term` still stands: nobody leads.
+    pub fn release_leader(&self, term: Term, status: Option<&StatusRecord>) -> TxnRequest {
+        let mut success = vec![self.delete(&Key::Leader)];
+        if let Some(status) = status {
+            success.push(self.put(&Key::Status, json(status), LeaseId(0)));
+        }
+        TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
+    }
+
+    /// If `term` still stands: nobody leads, the successor is named, the request is answered.
+    pub fn hand_over(&self, term: Term, handover: &HandoverRecord) -> TxnRequest {
+        let status = StatusRecord { optime: handover.shutdown_lsn };
+        TxnRequest {
+            compare: vec![self.in_term(term)],
+            success: vec![
+                self.delete(&Key::Leader),
+                self.put(&Key::Handover, json(handover), LeaseId(0)),
+                self.put(&Key::Status, json(&status), LeaseId(0)),
+                self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)),
+            ],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If the request is unchanged: clear it.
+    pub fn clear_request(&self, mod_revision: i64) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.unchanged(&Key::Failover, mod_revision)],
+            success: vec![self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If the failover key is unchanged (zero: absent): request a role change.
+    pub fn request(&self, request: &FailoverRecord, mod_revision: i64) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.unchanged(&Key::Failover, mod_revision)],
+            success: vec![self.put(&Key::Failover, json(request), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// A member's own words about itself; its own key, on its own lease.
+    pub fn member(&self, me: &NodeName, record: &MemberRecord, lease: LeaseId) -> TxnRequest {
+        let put = self.put(&Key::Member(me.clone()), json(record), lease);
+        TxnRequest { compare: Vec::new(), success: vec![put], failure: Vec::new() }
+    }
+
+    /// If `term` still stands: the leader's position.
+    pub fn status(&self, term: Term, status: &StatusRecord) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.in_term(term)],
+            success: vec![self.put(&Key::Status, json(status), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If `term` still stands: the promotions so far.
+    pub fn history(&self, term: Term, lines: &[HistoryLine]) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.in_term(term)],
+            success: vec![self.put(&Key::History, json(&lines), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If the configuration is unchanged (zero: absent): replace it.
+    pub fn config(&self, value: &Value, mod_revision: i64) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.unchanged(&Key::Config, mod_revision)],
+            success: vec![self.put(&Key::Config, json(value), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    fn put(&self, key: &Key, value: Vec<u8>, lease: LeaseId) -> RequestOp {
+        RequestOp::Put(PutRequest {
+            key: self.space.key(key),
+            value,
+            lease,
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
+        })
+    }
+
+    fn delete(&self, key: &Key) -> RequestOp {
+        RequestOp::DeleteRange(DeleteRangeRequest { key: self.space.key(key), range_end: Vec::new(), prev_kv: false })
+    }
+
+    fn compare(&self, key: &Key, target: CompareTarget) -> Compare {
+        Compare { key: self.space.key(key), range_end: Vec::new(), result: CompareResult::Equal, target }
+    }
+
+    fn absent(&self, key: &Key) -> Compare {
+        self.compare(key, CompareTarget::Create(0))
+    }
+
+    fn in_term(&self, term: Term) -> Compare {
+        self.compare(&Key::Leader, CompareTarget::Create(term.0))
+    }
+
+    fn unchanged(&self, key: &Key, mod_revision: i64) -> Compare {
+        self.compare(key, CompareTarget::Mod(mod_revision))
+    }
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records have string keys and no values that JSON lacks")
+}

@@ -1,0 +1,505 @@
+//! From a tree to a [`Config`]: every problem at once, each a sentence that names key, cause and remedy.
+//!
+//! ```text
+//! file -> raw::read_tree -> env::overlay -> raw::recognise -> read each section -> rules between keys -> Config
+//! ```
+//! Rules between keys have names: R1 to R6 here, C1 to C5 for the shared settings. Deliberately absent: looking at the
+//! network or at PostgreSQL. The file is right or wrong whatever runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::address::is_wildcard;
+use super::cluster_settings::ClusterSettings;
+use super::keys::{CLUSTER_KEYS, KeyTable, NODE_KEYS};
+use super::node::{
+    BootstrapConfig, Config, Credentials, InitdbOption, LogConfig, PostgresqlConfig, RaftConfig, RestApiConfig,
+    RoleConfig, Tags, WatchdogConfig, WatchdogMode,
+};
+use super::raw::{self, ReadError};
+use super::reader::{Problem, Reader, parse_duration};
+use super::{HostPort, ListenAddresses, env};
+use crate::telemetry::redact::Secret;
+use crate::types::NodeName;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file gave no tree.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Its content is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+/// Everything that is wrong with a file, one problem a line.
+#[derive(Debug, thiserror::Error)]
+pub struct Invalid {
+    /// The file.
+    pub path: PathBuf,
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, problems } = self;
+        let count = match problems.len() {
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems"),
+        };
+        write!(f, "configuration {}: {count}", path.display())?;
+        problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+/// Reads and checks a node's file with the environment of this process over it.
+///
+/// # Errors
+/// [`ConfigError::Read`] when there is no YAML map; [`ConfigError::Invalid`] with all problems at once.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let mut tree = raw::read_tree(path)?;
+    let variables: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let warnings = env::overlay(&mut tree, &variables);
+    let mut config = check(&tree, path)?;
+    config.warnings.splice(0..0, warnings);
+    Ok(config)
+}
+
+/// Checks a tree. `path` is for messages.
+///
+/// # Errors
+/// All problems at once.
+pub fn check(tree: &Value, path: &Path) -> Result<Config, Invalid> {
+    let mut reader = Reader::new(tree, KeyTable(NODE_KEYS), "");
+    raw::recognise(&mut reader);
+    let config = read_config(&mut reader, path);
+    let (problems, warnings) = reader.finish();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config { warnings, ..config }),
+        _ => Err(Invalid { path: path.to_owned(), problems }),
+    }
+}
+
+/// None only when a problem was noted.
+fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
+    let scope = reader.required("scope");
+    let name: Option<NodeName> = reader.required("name");
+    let members = read_members(reader);
+    let own_entry = name.as_ref().and_then(|name| members.as_ref()?.get(name)).cloned();
+    let restapi = read_restapi(reader, own_entry.as_ref());
+    let postgresql = reader.has("postgresql").then(|| read_postgresql(reader));
+    let bootstrap = read_bootstrap(reader);
+    let namespace = format!("/{}", reader.text("namespace").trim_matches('/'));
+    let log = read_log(reader);
+    let watchdog = read_watchdog(reader);
+    let tags = read_tags(reader);
+    let ctl = read_credentials(reader, "ctl.authentication");
+    let known = name.as_ref().zip(scope.as_ref());
+    let identity = known.map(|(name, scope): (&NodeName, &crate::types::ClusterName)| RaftIdentity {
+        name,
+        default_dir: format!("/var/lib/howdah/{scope}/{name}"),
+        connect_address: restapi.as_ref().map(|api| &api.connect_address),
+        pg_data_dir: postgresql.as_ref().and_then(|pg| Some(pg.as_ref()?.data_dir.as_path())),
+    });
+    let raft = identity.and_then(|identity| read_raft(reader, members, identity));
+    Some(Config {
+        path: path.to_owned(),
+        raft: raft?,
+        scope: scope?,
+        name: name?,
+        namespace,
+        ctl: ctl.or_else(|| restapi.as_ref()?.authentication.clone()),
+        restapi: restapi?,
+        postgresql: match postgresql {
+            Some(section) => Some(section?),
+            None => None,
+        },
+        bootstrap,
+        tags,
+        log,
+        watchdog,
+        warnings: Vec::new(),
+    })
+}
+
+/// All members, as a map of name to address or a list of {name, addr}; none when absent.
+fn read_members(reader: &mut Reader<'_>) -> Option<BTreeMap<NodeName, HostPort>> {
+    let entries: Vec<(String, Value)> = match reader.value("raft.members")? {
+        Value::Object(fields) => fields.iter().map(|(name, addr)| (name.clone(), addr.clone())).collect(),
+        Value::Array(items) => {
+            let field = |item: &Value, key: &str| item.get(key).cloned().unwrap_or(Value::Null);
+            items
+                .iter()
+                .map(|item| (field(item, "name").as_str().unwrap_or("").to_owned(), field(item, "addr")))
+                .collect()
+        }
+        _ => {
+            reader.problem("raft.members", "is neither a map nor a list; write `n1: HOST:PORT` lines below it");
+            return Some(BTreeMap::new());
+        }
+    };
+    let mut members: BTreeMap<NodeName, HostPort> = BTreeMap::new();
+    for (index, (name, addr)) in entries.iter().enumerate() {
+        let here = if name.is_empty() { format!("raft.members[{index}]") } else { format!("raft.members.{name}") };
+        let parsed_name = name.parse::<NodeName>().map_err(|error| error.to_string());
+        let parsed_addr = addr
+            .as_str()
+            .ok_or_else(|| "has no address; write it as HOST:PORT".to_owned())
+            .and_then(|text| text.parse::<HostPort>().map_err(|error| error.to_string()));
+        match (parsed_name, parsed_addr) {
+            (Ok(name), Ok(addr)) => {
+                if let Some((twin, _)) = members.iter().find(|(_, known)| **known == addr) {
+                    reader.problem(
+                        &here,
+                        format!("has the address {addr} of {twin}; each member needs its own (rule R2)"),
+                    );
+                }
+                if members.insert(name, addr).is_some() {
+                    reader.problem(&here, "stands twice; each name may stand once (rule R2), so rename or remove one");
+                }
+            }
+            (name, addr) => {
+                for message in [name.err(), addr.err()].into_iter().flatten() {
+                    reader.problem(&here, message);
+                }
+            }
+        }
+    }
+    Some(members)
+}
+
+/// What the raft section needs to know from elsewhere.
+struct RaftIdentity<'a> {
+    name: &'a NodeName,
+    default_dir: String,
+    connect_address: Option<&'a HostPort>,
+    pg_data_dir: Option<&'a Path>,
+}
+
+fn read_raft(
+    reader: &mut Reader<'_>,
+    members: Option<BTreeMap<NodeName, HostPort>>,
+    identity: RaftIdentity<'_>,
+) -> Option<RaftConfig> {
+    let RaftIdentity { name, default_dir, connect_address, pg_data_dir } = identity;
+    if let Some(members) = &members
+        && !members.contains_key(name)
+        && !members.is_empty()
+    {
+        let listed: Vec<&str> = members.keys().map(NodeName::as_str).collect();
+        reader.problem(
+            "raft.members",
+            format!(
+                "does not list this node, {name} (rule R3); add `{name}: HOST:PORT`, or set name to one of {}",
+                listed.join(", ")
+            ),
+        );
+    }
+    let own_entry = members.as_ref().and_then(|members| members.get(name)).cloned();
+    let self_addr = reader.optional_address("raft.self_addr").or(own_entry).or_else(|| connect_address.cloned());
+    let members = match members.filter(|members| !members.is_empty()) {
+        Some(members) => members,
+        None => {
+            reader
+                .warning("raft.members", "is absent: this is a cluster of one node, and nothing can take over from it");
+            self_addr.iter().map(|addr| (name.clone(), addr.clone())).collect()
+        }
+    };
+    let secret = read_secret(reader, 1 < members.len());
+    let data_dir = absolute(&reader.optional_text("raft.data_dir").unwrap_or(default_dir));
+    if pg_data_dir.is_some_and(|pg| data_dir.starts_with(pg) || pg.starts_with(&data_dir)) {
+        reader.problem(
+            "raft.data_dir",
+            format!("{} and postgresql.data_dir lie within each other (rule R4); base backups would copy it, so choose another directory", data_dir.display()),
+        );
+    }
+    let heartbeat = reader.duration("raft.heartbeat");
+    let (election_timeout_min, election_timeout_max) = read_election(reader, heartbeat);
+    Some(RaftConfig {
+        data_dir,
+        self_addr: self_addr?,
+        members,
+        secret,
+        heartbeat,
+        election_timeout_min,
+        election_timeout_max,
+    })
+}
+
+fn read_election(reader: &mut Reader<'_>, heartbeat: Duration) -> (Duration, Duration) {
+    let written = reader.text("raft.election_timeout");
+    let range = match written.split_once("..") {
+        Some((low, high)) => parse_duration(low).zip(parse_duration(high)),
+        None => parse_duration(&written).map(|low| (low, 2 * low)),
+    };
+    let Some((low, high)) = range else {
+        reader.problem(
+            "raft.election_timeout",
+            format!("{written:?} is not a range of durations; write it as 500ms..1s"),
+        );
+        return (heartbeat * 5, heartbeat * 10);
+    };
+    if heartbeat.is_zero() || low < 3 * heartbeat {
+        let cause = format!(
+            "3 * raft.heartbeat <= raft.election_timeout (rule R1) does not hold: {} is less than 3 * {}; raise it, or lower a heartbeat that is above zero",
+            millis(low),
+            millis(heartbeat)
+        );
+        reader.problem("raft.election_timeout", cause);
+    }
+    if high <= low {
+        reader.problem(
+            "raft.election_timeout",
+            format!("{written:?} has its end before its start; write it as 500ms..1s"),
+        );
+    }
+    (low, high)
+}
+
+fn millis(span: Duration) -> String {
+    format!("{} ms", span.as_millis())
+}
+
+fn read_secret(reader: &mut Reader<'_>, needed: bool) -> Option<Secret<String>> {
+    let direct = reader.optional_secret("raft.secret");
+    let file = reader.optional_text("raft.secret_file");
+    let secret = match (direct, file) {
+        (Some(_), Some(_)) => {
+            reader.problem("raft.secret_file", "stands beside raft.secret; keep one of the two");
+            return None;
+        }
+        (Some(secret), None) => secret,
+        (None, Some(file)) => match std::fs::read_to_string(&file) {
+            Ok(text) => Secret::new(text.trim().to_owned()),
+            Err(error) => {
+                reader.problem(
+                    "raft.secret_file",
+                    format!("read {file}: {error}; create it with the cluster's secret, readable by the user that runs howdah"),
+                );
+                return None;
+            }
+        },
+        (None, None) if needed => {
+            reader.problem(
+                "raft.secret",
+                "is missing; give all nodes the same secret of at least 12 characters, here or by raft.secret_file",
+            );
+            return None;
+        }
+        (None, None) => return None,
+    };
+    if secret.expose().len() < 12 {
+        let at = if reader.has("raft.secret") { "raft.secret" } else { "raft.secret_file" };
+        reader.problem(at, format!("the secret has {} characters; use at least 12 (rule R5)", secret.expose().len()));
+    }
+    Some(secret)
+}
+
+fn read_restapi(reader: &mut Reader<'_>, own_entry: Option<&HostPort>) -> Option<RestApiConfig> {
+    let listen: Option<ListenAddresses> = reader.address("restapi.listen");
+    let from_listen = listen.as_ref().and_then(|listen| match listen.hosts.as_slice() {
+        [host] if !is_wildcard(host) => Some(HostPort { host: host.clone(), port: listen.port }),
+        _ => None,
+    });
+    // With members given, the problem is the missing entry there, and it has been noted.
+    let given = reader.has("restapi.connect_address") || reader.has("raft.members");
+    let connect_address =
+        reader.optional_address("restapi.connect_address").or_else(|| own_entry.cloned()).or(from_listen);
+    if connect_address.is_none() && !given {
+        reader.problem(
+            "restapi.connect_address",
+            "is missing; add the address where others reach this node, for example `connect_address: 10.0.0.1:8008`",
+        );
+    }
+    if let Some(address) = connect_address.as_ref().filter(|address| is_wildcard(&address.host)) {
+        reader.problem(
+            "restapi.connect_address",
+            format!("{address} is no address that others can connect to; write this node's own (rule R6)"),
+        );
+    }
+    Some(RestApiConfig {
+        listen: listen?,
+        connect_address: connect_address?,
+        authentication: read_credentials(reader, "restapi.authentication"),
+        allowlist: reader.optional_text_list("restapi.allowlist").unwrap_or_default(),
+        allowlist_include_members: reader.flag("restapi.allowlist_include_members"),
+    })
+}
+
+fn read_credentials(reader: &mut Reader<'_>, path: &str) -> Option<Credentials> {
+    if !reader.has(path) {
+        return None;
+    }
+    let username = reader.optional_text(&format!("{path}.username"));
+    let password = reader.optional_secret(&format!("{path}.password"));
+    if username.is_none() || password.is_none() {
+        reader.problem(path, "needs both username and password; add the missing one, or remove the section");
+    }
+    Some(Credentials { username: username?, password: password? })
+}
+
+fn read_postgresql(reader: &mut Reader<'_>) -> Option<PostgresqlConfig> {
+    let listen: Option<ListenAddresses> = reader.address("postgresql.listen");
+    let connect_address: Option<HostPort> = reader.required("postgresql.connect_address");
+    if let Some(address) = connect_address.as_ref().filter(|address| is_wildcard(&address.host)) {
+        reader.problem(
+            "postgresql.connect_address",
+            format!("{address} is no address that others can connect to; write this node's own (rule R6)"),
+        );
+    }
+    let data_dir: Option<PathBuf> = reader.required("postgresql.data_dir");
+    let role = |reader: &mut Reader<'_>, which: &str| RoleConfig {
+        username: reader.text(&format!("postgresql.authentication.{which}.username")),
+        password: reader.optional_secret(&format!("postgresql.authentication.{which}.password")),
+    };
+    let superuser = role(reader, "superuser");
+    let replication = role(reader, "replication");
+    let rewind = reader.has("postgresql.authentication.rewind").then(|| role(reader, "rewind"));
+    if rewind.as_ref().is_some_and(|role| role.username.is_empty()) {
+        reader.problem(
+            "postgresql.authentication.rewind",
+            "has no username; add it, or remove the section to use the superuser",
+        );
+    }
+    let path = |reader: &mut Reader<'_>, key: &str| reader.optional_text(key).map(|text| absolute(&text));
+    Some(PostgresqlConfig {
+        bin_dir: path(reader, "postgresql.bin_dir"),
+        pgpass: path(reader, "postgresql.pgpass"),
+        os_user: reader.optional_text("postgresql.os_user"),
+        superuser,
+        replication,
+        rewind,
+        parameters: reader.text_map("postgresql.parameters"),
+        pg_hba: reader.optional_text_list("postgresql.pg_hba"),
+        use_unix_socket: reader.flag("postgresql.use_unix_socket"),
+        rebuild_on_rewind_failure: reader.flag("postgresql.remove_data_directory_on_rewind_failure"),
+        rebuild_on_diverged_timelines: reader.flag("postgresql.remove_data_directory_on_diverged_timelines"),
+        listen: listen?,
+        connect_address: connect_address?,
+        data_dir: absolute(&data_dir?.to_string_lossy()),
+    })
+}
+
+/// A relative path counts from the directory that the program was started in.
+fn absolute(text: &str) -> PathBuf {
+    std::path::absolute(text).unwrap_or_else(|_| PathBuf::from(text))
+}
+
+fn read_bootstrap(reader: &mut Reader<'_>) -> BootstrapConfig {
+    let empty = json!({});
+    let dcs = reader.value("bootstrap.dcs").unwrap_or(&empty);
+    let mut shared = Reader::new(dcs, KeyTable(CLUSTER_KEYS), "bootstrap.dcs.");
+    raw::recognise(&mut shared);
+    let settings = ClusterSettings::read(&mut shared);
+    reader.absorb(shared);
+    let mut initdb = Vec::new();
+    for (index, item) in reader.list("bootstrap.initdb").into_iter().enumerate() {
+        match item {
+            Value::String(name) => initdb.push(InitdbOption { name, value: None }),
+            Value::Object(fields) if fields.values().all(|value| !value.is_object() && !value.is_array()) => {
+                initdb.extend(fields.into_iter().map(|(name, value)| InitdbOption {
+                    name,
+                    value: Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+                }));
+            }
+            _ => reader.problem(
+                &format!("bootstrap.initdb[{index}]"),
+                "is neither a word nor `option: value`; write one of them",
+            ),
+        }
+    }
+    for option in &initdb {
+        if matches!(option.name.as_str(), "pgdata" | "nosync" | "no-sync" | "pwfile" | "sync-only" | "version") {
+            reader.problem("bootstrap.initdb", format!("{} is set by howdah itself; remove it", option.name));
+        }
+    }
+    for (key, why) in settings.unkept_promises() {
+        reader.problem(&format!("bootstrap.dcs.{key}"), why);
+    }
+    BootstrapConfig { dcs: dcs.clone(), settings, initdb, pg_hba: reader.optional_text_list("bootstrap.pg_hba") }
+}
+
+fn read_log(reader: &mut Reader<'_>) -> LogConfig {
+    let level = match reader.word("log.level").as_str() {
+        "debug" => "debug",
+        "warn" | "warning" => "warn",
+        "error" | "critical" => "error",
+        _ => "info",
+    };
+    LogConfig { level, json: reader.word("log.type") == "json", static_fields: reader.text_map("log.static_fields") }
+}
+
+fn read_watchdog(reader: &mut Reader<'_>) -> WatchdogConfig {
+    let mode = match reader.word("watchdog.mode").as_str() {
+        "off" => WatchdogMode::Off,
+        "required" => WatchdogMode::Required,
+        _ => WatchdogMode::Automatic,
+    };
+    WatchdogConfig {
+        mode,
+        device: PathBuf::from(reader.text("watchdog.device")),
+        safety_margin: reader.duration("watchdog.safety_margin"),
+    }
+}
+
+fn read_tags(reader: &mut Reader<'_>) -> Tags {
+    let mut all = reader.map("tags");
+    let flag = |reader: &mut Reader<'_>, name: &str| -> Option<bool> {
+        match all.get(name)? {
+            Value::Bool(on) => Some(*on),
+            Value::String(text) if matches!(text.as_str(), "true" | "on" | "yes") => Some(true),
+            Value::String(text) if matches!(text.as_str(), "false" | "off" | "no") => Some(false),
+            Value::Null => None,
+            other => {
+                reader
+                    .problem(&format!("tags.{name}"), format!("{other} is neither true nor false; write one of them"));
+                None
+            }
+        }
+    };
+    let priority = |reader: &mut Reader<'_>, name: &str| -> Option<u32> {
+        let value = all.get(name)?;
+        let number = value.as_i64().and_then(|number| u32::try_from(number.max(0)).ok());
+        if number.is_none() {
+            reader.problem(&format!("tags.{name}"), format!("{value} is not a whole number; write 0 or more"));
+        }
+        number
+    };
+    let (nofailover, failover_priority) = (flag(reader, "nofailover"), priority(reader, "failover_priority"));
+    let (nosync, sync_priority) = (flag(reader, "nosync"), priority(reader, "sync_priority"));
+    let mut tags = Tags {
+        nofailover: nofailover.unwrap_or(failover_priority == Some(0)),
+        failover_priority: failover_priority.unwrap_or(1),
+        nosync: nosync.unwrap_or(sync_priority == Some(0)),
+        sync_priority: sync_priority.unwrap_or(1),
+        noloadbalance: flag(reader, "noloadbalance").unwrap_or(false),
+        clonefrom: flag(reader, "clonefrom").unwrap_or(false),
+        nostream: flag(reader, "nostream").unwrap_or(false),
+        replicatefrom: reader.optional("tags.replicatefrom"),
+        all: BTreeMap::new(),
+    };
+    for (name, twin) in [
+        ("nofailover", "failover_priority"),
+        ("nosync", "sync_priority"),
+        ("noloadbalance", ""),
+        ("clonefrom", ""),
+        ("nostream", ""),
+    ] {
+        let falsy = matches!(all.get(name), Some(Value::Bool(false) | Value::Null));
+        if falsy && !all.contains_key(twin) {
+            all.remove(name);
+        }
+    }
+    tags.all = all;
+    tags
+}
+
+#[cfg(test)]
+mod tests;

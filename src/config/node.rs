@@ -1,0 +1,216 @@
+//! A node's configuration after all checks: what `check.rs` makes and everything else uses.
+//!
+//! Deliberately absent: how it is read. A value of these types is valid.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{ClusterSettings, HostPort, ListenAddresses};
+use crate::telemetry::redact::Secret;
+use crate::types::{ClusterName, NodeName};
+
+/// A node's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file or directory that it came from.
+    pub path: PathBuf,
+    /// The cluster's name.
+    pub scope: ClusterName,
+    /// This node's name.
+    pub name: NodeName,
+    /// The first part of the cluster's keys, with a slash in front and none behind: `/service`.
+    pub namespace: String,
+    /// The store.
+    pub raft: RaftConfig,
+    /// The main port.
+    pub restapi: RestApiConfig,
+    /// What clients of the main port send along.
+    pub ctl: Option<Credentials>,
+    /// The local PostgreSQL; none = a witness.
+    pub postgresql: Option<PostgresqlConfig>,
+    /// How a new cluster begins.
+    pub bootstrap: BootstrapConfig,
+    /// This node's tags, falsy standard ones left out.
+    pub tags: Tags,
+    /// What is written to standard error.
+    pub log: LogConfig,
+    /// The device that resets the machine.
+    pub watchdog: WatchdogConfig,
+    /// What the operator should know, each a sentence with its key in front. Log them once at start.
+    pub warnings: Vec<String>,
+}
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct RaftConfig {
+    /// Where its log is.
+    pub data_dir: PathBuf,
+    /// Where the other members reach this node.
+    pub self_addr: HostPort,
+    /// All members by name, this node included. Never empty.
+    pub members: BTreeMap<NodeName, HostPort>,
+    /// What members prove to each other. None only in a cluster of one.
+    pub secret: Option<Secret<String>>,
+    /// How often the leader shows that it lives.
+    pub heartbeat: Duration,
+    /// The shortest wait for the leader.
+    pub election_timeout_min: Duration,
+    /// The longest wait for the leader.
+    pub election_timeout_max: Duration,
+}
+
+/// The main port.
+#[derive(Debug, Clone)]
+pub struct RestApiConfig {
+    /// Where it listens.
+    pub listen: ListenAddresses,
+    /// Where others reach it.
+    pub connect_address: HostPort,
+    /// Asked for by requests that change something; none = not asked.
+    pub authentication: Option<Credentials>,
+    /// Who may send such requests: addresses, networks, host names; empty = all.
+    pub allowlist: Vec<String>,
+    /// Whether all members may, too.
+    pub allowlist_include_members: bool,
+}
+
+/// A name with a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The name.
+    pub username: String,
+    /// The password.
+    pub password: Secret<String>,
+}
+
+/// A PostgreSQL role that howdah uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleConfig {
+    /// Its name.
+    pub username: String,
+    /// Its password; none = pg_hba lets it in without.
+    pub password: Option<Secret<String>>,
+}
+
+/// The local PostgreSQL.
+#[derive(Debug, Clone)]
+pub struct PostgresqlConfig {
+    /// Where it listens.
+    pub listen: ListenAddresses,
+    /// Where others reach it.
+    pub connect_address: HostPort,
+    /// Its data directory, absolute.
+    pub data_dir: PathBuf,
+    /// Its programs; none = look for them.
+    pub bin_dir: Option<PathBuf>,
+    /// The user that it runs as when howdah is root.
+    pub os_user: Option<String>,
+    /// The password file that howdah writes; none = beside the data directory.
+    pub pgpass: Option<PathBuf>,
+    /// Manages the local server.
+    pub superuser: RoleConfig,
+    /// What standbys connect as.
+    pub replication: RoleConfig,
+    /// What pg_rewind connects as; none = the superuser.
+    pub rewind: Option<RoleConfig>,
+    /// Settings of this server alone.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf; none = the shared ones.
+    pub pg_hba: Option<Vec<String>>,
+    /// Whether to talk to it over its Unix socket.
+    pub use_unix_socket: bool,
+    /// Rebuild after a failed rewind (the old directory is moved aside).
+    pub rebuild_on_rewind_failure: bool,
+    /// Rebuild when diverged and rewind is off (the old directory is moved aside).
+    pub rebuild_on_diverged_timelines: bool,
+}
+
+/// How a new cluster begins.
+#[derive(Debug, Clone)]
+pub struct BootstrapConfig {
+    /// The first shared settings as written, to be stored; `{}` when the file gives none.
+    pub dcs: Value,
+    /// The same, checked.
+    pub settings: ClusterSettings,
+    /// Options of initdb, in order.
+    pub initdb: Vec<InitdbOption>,
+    /// Lines of pg_hba.conf when nothing else gives any.
+    pub pg_hba: Option<Vec<String>>,
+}
+
+/// One option of initdb.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitdbOption {
+    /// Without dashes.
+    pub name: String,
+    /// Its value; none = the bare word.
+    pub value: Option<String>,
+}
+
+/// A node's tags.
+///
+/// Source: reference section 3.13: the boolean wins over the priority when both are given.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tags {
+    /// All tags as published.
+    pub all: BTreeMap<String, Value>,
+    /// Never promoted: `nofailover`, or `failover_priority` of zero.
+    pub nofailover: bool,
+    /// Higher wins between equals; 1 when not given.
+    pub failover_priority: u32,
+    /// Never synchronous: `nosync`, or `sync_priority` of zero.
+    pub nosync: bool,
+    /// Higher wins; 1 when not given.
+    pub sync_priority: u32,
+    /// `/replica` answers 503.
+    pub noloadbalance: bool,
+    /// A preferred source of base backups.
+    pub clonefrom: bool,
+    /// Does not stream at all.
+    pub nostream: bool,
+    /// Follows this member instead of the primary.
+    pub replicatefrom: Option<NodeName>,
+}
+
+/// What is written to standard error.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogConfig {
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: &'static str,
+    /// Lines of JSON instead of text.
+    pub json: bool,
+    /// Added to every JSON line.
+    pub static_fields: BTreeMap<String, String>,
+}
+
+/// The device that resets the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchdogConfig {
+    /// Whether to use it.
+    pub mode: WatchdogMode,
+    /// The device.
+    pub device: PathBuf,
+    /// It fires this much before the permit ends.
+    pub safety_margin: Duration,
+}
+
+/// Whether to use a watchdog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchdogMode {
+    /// No.
+    Off,
+    /// If there is one.
+    Automatic,
+    /// Yes, and no promotion without it.
+    Required,
+}
+
+impl Config {
+    /// Whether this node runs no PostgreSQL.
+    pub fn is_witness(&self) -> bool {
+        self.postgresql.is_none()
+    }
+}

@@ -1,0 +1,207 @@
+//! Who may lead next. Each refusal is a typed reason.
+
+use std::time::Duration;
+
+use crate::cluster::ClusterRecord;
+use crate::cluster::records::HandoverRecord;
+use crate::types::{Fact, Lsn, NodeName};
+
+use super::reason::Reason;
+use super::view::{ClusterView, DataDirView, PeerView, ServerView};
+
+/// A shutdown checkpoint record is at least this long: header 24, data header 2, `CheckPoint` 80 bytes or
+/// more. A standby whose position is so far beyond the record's start has received it.
+///
+/// Source: PostgreSQL `xlogrecord.h`, `pg_control.h`, versions 13 to 18.
+const SHUTDOWN_CHECKPOINT_BYTES: u64 = 106;
+
+/// WAL that arrived this recently is evidence that the former primary lives.
+const WAL_FRESH: Duration = Duration::from_millis(150);
+
+/// Whether this standby may take the leader key now; the reason either way.
+///
+/// Positions are compared among those who answer; who does not answer cannot hold up the cluster. The
+/// last known position of the dead leader bounds what may be lost (`maximum_lag_on_failover`).
+pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Result<Reason, Reason> {
+    if view.settings.nofailover {
+        return Err(Reason::NoFailoverTag);
+    }
+    if let DataDirView::Incomplete { why } = &view.data_dir {
+        return Err(Reason::IncompleteDataDir { why: why.clone() });
+    }
+    let cluster = record.timeline();
+    if server.timeline < cluster {
+        return Err(Reason::TimelineBehind { ours: server.timeline, cluster });
+    }
+    // After a hand-over the successor is known and proven: no comparison, no waiting. Others stand back
+    // for one ttl, then the race is open.
+    let patience = view.settings.ttl;
+    if let Some(handover) = proven_successor(record, &view.me, server) {
+        let shutdown_lsn = handover.shutdown_lsn;
+        return Ok(Reason::NamedSuccessor { from: handover.from.clone(), shutdown_lsn });
+    }
+    if let Some(handover) = record.handover.as_ref().map(|h| &h.value)
+        && handover.to != view.me
+        && view.leaderless_for() < patience
+    {
+        return Err(Reason::HandoverToOther { to: handover.to.clone() });
+    }
+    let request = record.failover.as_ref().filter(|_| view.request_due).map(|f| &f.value);
+    let requested = request.and_then(|request| request.member.as_ref());
+    if let Some(to) = requested
+        && *to != view.me
+        && view.leaderless_for() < patience
+    {
+        return Err(Reason::RequestForOther { to: to.clone() });
+    }
+    let named = requested == Some(&view.me);
+    // A failover by hand (it names no leader) accepts what this node lacks; a switchover that lost its
+    // leader half-way does not.
+    let forced = named && request.is_some_and(|request| request.leader.is_none());
+    let optime = record.status.as_ref().map_or(Lsn(0), |status| status.value.optime);
+    let lag = optime.ahead_of(server.position);
+    if view.settings.maximum_lag_on_failover < lag && !forced {
+        return Err(Reason::LagTooHigh { lag, max: view.settings.maximum_lag_on_failover });
+    }
+    if let Some(at) = view.memory.wal_advanced_at {
+        let since = view.now.since(at);
+        if since < WAL_FRESH && view.leaderless_for() < patience {
+            return Err(Reason::WalStillFlowing { since });
+        }
+    }
+    compare_with_peers(view, server, forced)?;
+    if named {
+        return Ok(Reason::NamedByRequest);
+    }
+    let leaderless_ms = u64::try_from(view.leaderless_for().as_millis()).unwrap_or(u64::MAX);
+    Ok(Reason::BestCandidate { leaderless_ms, position: server.position })
+}
+
+fn compare_with_peers(view: &ClusterView, server: &ServerView, forced: bool) -> Result<(), Reason> {
+    for (name, peer) in &view.peers {
+        let Fact::Fresh(peer) = peer else { continue };
+        if peer.writable {
+            return Err(Reason::LivePrimary { peer: name.clone() });
+        }
+        if !peer.promotable {
+            continue;
+        }
+        if let Some(timeline) = peer.timeline
+            && server.timeline < timeline
+        {
+            return Err(Reason::PeerTimelineAhead { peer: name.clone(), timeline });
+        }
+        if let Some(position) = peer.position
+            && !forced
+            && peer.timeline == Some(server.timeline)
+            && server.position < position
+        {
+            return Err(Reason::PeerAhead { peer: name.clone(), by: position.ahead_of(server.position) });
+        }
+    }
+    Ok(())
+}
+
+/// The hand-over that names `me`, if what was proven then is still there: the node may have been restored
+/// since. Without one the positions of the other members must be asked for.
+pub fn proven_successor<'a>(
+    record: &'a ClusterRecord,
+    me: &NodeName,
+    server: &ServerView,
+) -> Option<&'a HandoverRecord> {
+    let handover = &record.handover.as_ref()?.value;
+    (handover.to == *me && received(server.position, handover.shutdown_lsn)).then_some(handover)
+}
+
+/// Whether `position` proves that the shutdown checkpoint starting at `shutdown_lsn` has been received.
+fn received(position: Lsn, shutdown_lsn: Lsn) -> bool {
+    shutdown_lsn.0.saturating_add(SHUTDOWN_CHECKPOINT_BYTES) <= position.0
+}
+
+/// The member that has received the shutdown checkpoint starting at `shutdown_lsn`: the one that is
+/// wanted, else the most advanced. The error says what is missing.
+pub fn proven(view: &ClusterView, shutdown_lsn: Lsn, wanted: Option<&NodeName>) -> Result<NodeName, String> {
+    let mut best: Option<(Lsn, &NodeName)> = None;
+    let mut missing = Vec::new();
+    for (name, peer) in &view.peers {
+        if wanted.is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        match peer {
+            Fact::Fresh(PeerView { promotable: true, position: Some(position), .. })
+                if received(*position, shutdown_lsn) =>
+            {
+                if best.is_none_or(|(most, _)| most < *position) {
+                    best = Some((*position, name));
+                }
+            }
+            Fact::Fresh(PeerView { promotable: false, .. }) => missing.push(format!("{name} cannot be promoted")),
+            Fact::Fresh(PeerView { position: Some(position), .. }) => {
+                missing.push(format!("{name} has WAL until {position} only"));
+            }
+            Fact::Fresh(PeerView { position: None, .. }) => missing.push(format!("{name} did not say its position")),
+            Fact::Stale { .. } => missing.push(format!("{name} did not answer in time")),
+            Fact::Unknown { why } => missing.push(format!("{name}: {why}")),
+        }
+    }
+    match (best, wanted) {
+        (Some((_, name)), _) => Ok(name.clone()),
+        (None, Some(wanted)) if missing.is_empty() => Err(format!("{wanted} is not a member")),
+        (None, _) if missing.is_empty() => Err("there is no other member".to_owned()),
+        (None, _) => Err(missing.join("; ")),
+    }
+}
+
+/// Why `name` could not take over from this running primary now; none if it could.
+pub fn unfit(record: &ClusterRecord, server: &ServerView, name: &NodeName) -> Option<String> {
+    let Some(member) = record.members.get(name) else {
+        return Some(format!("{name} is not a member of the cluster or has been silent for longer than its lease"));
+    };
+    if member.value.has_tag("nofailover") {
+        return Some(format!("{name} has the tag nofailover"));
+    }
+    match server.standbys.get(name) {
+        None => Some(format!("{name} does not replicate from the leader")),
+        Some(standby) if !standby.streaming => Some(format!("{name} is still catching up from an older position")),
+        Some(_) => None,
+    }
+}
+
+/// The standby to hand over to: the wanted one if it is fit, else the most advanced fit one.
+pub fn successor(
+    record: &ClusterRecord,
+    server: &ServerView,
+    wanted: Option<&NodeName>,
+) -> Result<(NodeName, Lsn), String> {
+    let mut reasons = Vec::new();
+    let mut best: Option<(Lsn, &NodeName)> = None;
+    for (name, standby) in &server.standbys {
+        if wanted.is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        match unfit(record, server, name) {
+            Some(why) => reasons.push(why),
+            None if best.is_none_or(|(most, _)| most < standby.flushed) => best = Some((standby.flushed, name)),
+            None => (),
+        }
+    }
+    match (best, wanted) {
+        (Some((flushed, name)), _) => Ok((name.clone(), flushed)),
+        (None, Some(wanted)) => {
+            Err(unfit(record, server, wanted).unwrap_or_else(|| format!("{wanted} cannot take over")))
+        }
+        (None, None) if reasons.is_empty() => Err("no standby replicates from the leader".to_owned()),
+        (None, None) => Err(reasons.join("; ")),
+    }
+}
+
+/// Whether another member looks able to lead, by its own record.
+pub fn anybody_else(view: &ClusterView, record: &ClusterRecord) -> bool {
+    record.members.iter().any(|(name, member)| {
+        *name != view.me
+            && member.value.role == "replica"
+            && member.value.state == "running"
+            && !member.value.has_tag("nofailover")
+            && member.value.timeline == Some(record.timeline())
+    })
+}

@@ -1,0 +1,63 @@
+//! From an action to its effects, in order. A crash may fall between any two steps; the next decision,
+//! made from what is then there, goes on.
+
+use super::decide::Action;
+use super::step::{PgStep, RecordStep, Step};
+use super::view::ClusterView;
+use crate::types::StopMode;
+
+/// The steps of `action`. Empty when nothing is to be done, or when a permit that the action needs does
+/// not hold any more: a promotion cannot be expressed without one.
+pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
+    let permit = view.permit_to_lead();
+    match action {
+        Action::Hold | Action::Wait => Vec::new(),
+        Action::ClaimBootstrap => vec![Step::Record(RecordStep::ClaimBootstrap)],
+        Action::Initdb => vec![Step::Pg(PgStep::Initdb)],
+        Action::MoveFailedAside { why } => vec![Step::Pg(PgStep::MoveAside { why: why.clone() })],
+        Action::FinishBootstrap { term, system_id } => vec![
+            Step::Pg(PgStep::CreateRoles),
+            Step::Record(RecordStep::FinishBootstrap { term: *term, system_id: *system_id }),
+        ],
+        Action::Clone { from, aside } => {
+            let mut steps = Vec::new();
+            if let Some(why) = aside {
+                steps.push(Step::Pg(PgStep::MoveAside { why: why.clone() }));
+            }
+            steps.push(Step::Pg(PgStep::BaseBackup { from: from.clone() }));
+            steps
+        }
+        Action::Rewind { from } => vec![Step::Pg(PgStep::Rewind { from: from.clone() })],
+        Action::StartStandby { follow } => {
+            vec![Step::Pg(PgStep::Configure { follow: follow.clone() }), Step::Pg(PgStep::StartStandby)]
+        }
+        Action::StartPrimary => match permit {
+            Some(permit) => {
+                vec![Step::Pg(PgStep::Configure { follow: None }), Step::Pg(PgStep::StartPrimary { permit })]
+            }
+            None => Vec::new(),
+        },
+        Action::TakeLeader => vec![Step::Record(RecordStep::TakeLeader)],
+        Action::Promote => permit.map(|permit| Step::Pg(PgStep::Promote { permit })).into_iter().collect(),
+        Action::Follow { leader } => vec![Step::Pg(PgStep::Configure { follow: leader.clone() })],
+        Action::StopStandby => vec![Step::Pg(PgStep::Stop { mode: StopMode::Fast })],
+        Action::Demote => vec![Step::Pg(PgStep::Fence)],
+        Action::ReleaseLeader { term } => vec![Step::Record(RecordStep::ReleaseLeader { term: *term })],
+        Action::Checkpoint { request_revision } => {
+            vec![Step::Pg(PgStep::Checkpoint { request_revision: *request_revision })]
+        }
+        Action::StopPrimary => vec![Step::Pg(PgStep::Stop { mode: StopMode::Fast })],
+        Action::HandOver { term, to, shutdown_lsn, why } => vec![Step::Record(RecordStep::HandOver {
+            term: *term,
+            to: to.clone(),
+            shutdown_lsn: *shutdown_lsn,
+            why: why.clone(),
+        })],
+        Action::ClearRequest { mod_revision } | Action::AbandonHandover { mod_revision } => {
+            vec![Step::Record(RecordStep::ClearRequest { mod_revision: *mod_revision })]
+        }
+        Action::CancelTask => vec![Step::Pg(PgStep::CancelTask)],
+        Action::Stop { mode } => vec![Step::Pg(PgStep::Stop { mode: *mode })],
+        Action::Exit => vec![Step::Exit],
+    }
+}

@@ -1,0 +1,364 @@
+//! Why: every action and every refusal as data, with a stable code and one sentence.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Lsn, NodeName, SystemId, TimelineId, WalBytes};
+
+/// The reason of a decision. Logs, REST, CLI and history all show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the sentence of each variant is its documentation")]
+pub enum Reason {
+    // steady states
+    LeaderHealthy { term: i64 },
+    Following { leader: NodeName, streaming: bool },
+    Paused,
+    PausedWithoutPrimary,
+    // waiting
+    TaskRunning { task: String },
+    TaskFailed { attempts: u32, wanted: String },
+    StoreUnknown { why: String },
+    StoreStale { age: Duration },
+    RecordDamaged { keys: String },
+    BootstrapRunningOn { node: NodeName },
+    BootstrapForbidden,
+    NoLeaderToCloneFrom,
+    LeaderNotReady { leader: NodeName },
+    LeaderCheckpointPending { leader: NodeName },
+    LeaderTimelineUnknown { leader: NodeName },
+    AwaitingRenewal,
+    Starting { why: String },
+    Stopping,
+    GuardianUnreachable,
+    ServerSilent { why: String },
+    StandbyKeepsEnding { attempts: u32 },
+    // refusals
+    ForeignDataDir { why: String },
+    UnreadableDataDir { why: String },
+    IncompleteDataDir { why: String },
+    WrongSystemId { ours: SystemId, cluster: SystemId },
+    StandbyWithoutCluster,
+    ClusterForgotten { timeline: TimelineId },
+    NoFailoverTag,
+    LagTooHigh { lag: WalBytes, max: WalBytes },
+    TimelineBehind { ours: TimelineId, cluster: TimelineId },
+    PeerAhead { peer: NodeName, by: WalBytes },
+    PeerTimelineAhead { peer: NodeName, timeline: TimelineId },
+    LivePrimary { peer: NodeName },
+    HandoverToOther { to: NodeName },
+    RequestForOther { to: NodeName },
+    WalStillFlowing { since: Duration },
+    // role changes
+    NewCluster,
+    AdoptCluster { system_id: SystemId },
+    CreateDatabase,
+    RemoveFailedCreation { why: String },
+    DatabaseCreated { system_id: SystemId },
+    CloneFrom { leader: NodeName, why: String },
+    RewindFrom { leader: NodeName, timeline: TimelineId, ours: Lsn, shared: Lsn },
+    RewindAfterCrash { leader: NodeName, timeline: TimelineId },
+    StopToRewind { ours: Lsn, shared: Lsn, timeline: TimelineId },
+    JoinAsStandby { leader: Option<NodeName> },
+    FollowNewLeader { leader: NodeName },
+    StartToPromote,
+    CrashedRestartInPlace { attempt: usize },
+    StartNewCluster,
+    StartAfterOutage,
+    CrashLoop { attempts: usize },
+    FailoverRatherThanRestart,
+    StartTooSlow { limit: Duration },
+    BehindOwnCluster { ours: TimelineId, cluster: TimelineId },
+    WonRace { position: Lsn },
+    BestCandidate { leaderless_ms: u64, position: Lsn },
+    NamedSuccessor { from: NodeName, shutdown_lsn: Lsn },
+    NamedByRequest,
+    PermitLost,
+    LeaderIsOther { leader: NodeName },
+    LeaderKeyGone,
+    ReleaseAgain,
+    // switchover and shutdown
+    SwitchoverCheckpoint { to: NodeName },
+    SwitchoverWaitsForCandidate { to: NodeName, behind: WalBytes },
+    SwitchoverStop { to: NodeName },
+    SwitchoverHandOver { to: NodeName, shutdown_lsn: Lsn },
+    SwitchoverAwaitsProof { why: String },
+    SwitchoverUnproven { why: String },
+    RequestRefused { why: String },
+    ShutdownStop,
+    ShutdownRelease,
+    ShutdownDone,
+}
+
+macro_rules! codes {
+    ($($variant:ident => $code:literal,)*) => {
+        /// The codes of all reasons, in the order of `src/docs/rules.md`.
+        pub const CODES: &[&str] = &[$($code,)*];
+
+        impl Reason {
+            /// The stable code, for metrics, tests and documentation; the journal shows the same word.
+            pub fn code(&self) -> String {
+                match self {
+                    $(Self::$variant { .. } => $code.to_owned(),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    LeaderHealthy => "leader_healthy",
+    Following => "following",
+    Paused => "paused",
+    PausedWithoutPrimary => "paused_without_primary",
+    TaskRunning => "task_running",
+    TaskFailed => "task_failed",
+    StoreUnknown => "store_unknown",
+    StoreStale => "store_stale",
+    RecordDamaged => "record_damaged",
+    BootstrapRunningOn => "bootstrap_running_on",
+    BootstrapForbidden => "bootstrap_forbidden",
+    NoLeaderToCloneFrom => "no_leader_to_clone_from",
+    LeaderNotReady => "leader_not_ready",
+    LeaderCheckpointPending => "leader_checkpoint_pending",
+    LeaderTimelineUnknown => "leader_timeline_unknown",
+    AwaitingRenewal => "awaiting_renewal",
+    Starting => "starting",
+    Stopping => "stopping",
+    GuardianUnreachable => "guardian_unreachable",
+    ServerSilent => "server_silent",
+    StandbyKeepsEnding => "standby_keeps_ending",
+    ForeignDataDir => "foreign_data_dir",
+    UnreadableDataDir => "unreadable_data_dir",
+    IncompleteDataDir => "incomplete_data_dir",
+    WrongSystemId => "wrong_system_id",
+    StandbyWithoutCluster => "standby_without_cluster",
+    ClusterForgotten => "cluster_forgotten",
+    NoFailoverTag => "no_failover_tag",
+    LagTooHigh => "lag_too_high",
+    TimelineBehind => "timeline_behind",
+    PeerAhead => "peer_ahead",
+    PeerTimelineAhead => "peer_timeline_ahead",
+    LivePrimary => "live_primary",
+    HandoverToOther => "handover_to_other",
+    RequestForOther => "request_for_other",
+    WalStillFlowing => "wal_still_flowing",
+    NewCluster => "new_cluster",
+    AdoptCluster => "adopt_cluster",
+    CreateDatabase => "create_database",
+    RemoveFailedCreation => "remove_failed_creation",
+    DatabaseCreated => "database_created",
+    CloneFrom => "clone_from",
+    RewindFrom => "rewind_from",
+    RewindAfterCrash => "rewind_after_crash",
+    StopToRewind => "stop_to_rewind",
+    JoinAsStandby => "join_as_standby",
+    FollowNewLeader => "follow_new_leader",
+    StartToPromote => "start_to_promote",
+    CrashedRestartInPlace => "crashed_restart_in_place",
+    StartNewCluster => "start_new_cluster",
+    StartAfterOutage => "start_after_outage",
+    CrashLoop => "crash_loop",
+    FailoverRatherThanRestart => "failover_rather_than_restart",
+    StartTooSlow => "start_too_slow",
+    BehindOwnCluster => "behind_own_cluster",
+    WonRace => "won_race",
+    BestCandidate => "best_candidate",
+    NamedSuccessor => "named_successor",
+    NamedByRequest => "named_by_request",
+    PermitLost => "permit_lost",
+    LeaderIsOther => "leader_is_other",
+    LeaderKeyGone => "leader_key_gone",
+    ReleaseAgain => "release_again",
+    SwitchoverCheckpoint => "switchover_checkpoint",
+    SwitchoverWaitsForCandidate => "switchover_waits_for_candidate",
+    SwitchoverStop => "switchover_stop",
+    SwitchoverHandOver => "switchover_hand_over",
+    SwitchoverAwaitsProof => "switchover_awaits_proof",
+    SwitchoverUnproven => "switchover_unproven",
+    RequestRefused => "request_refused",
+    ShutdownStop => "shutdown_stop",
+    ShutdownRelease => "shutdown_release",
+    ShutdownDone => "shutdown_done",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeaderHealthy { term } => write!(f, "this node leads in term {term}"),
+            Self::Following { leader, streaming: true } => write!(f, "following {leader}, streaming"),
+            Self::Following { leader, streaming: false } => write!(f, "following {leader}, not streaming yet"),
+            Self::Paused => write!(f, "the cluster is paused: hands off"),
+            Self::PausedWithoutPrimary => write!(
+                f,
+                "the cluster is paused, and this node holds the leader key without a running primary: resume to have it started"
+            ),
+            Self::TaskRunning { task } => write!(f, "{task} is running"),
+            Self::TaskFailed { attempts, wanted } => {
+                write!(f, "failed {attempts} times in a row, pausing before the next attempt: {wanted}")
+            }
+            Self::StoreUnknown { why } => write!(f, "the shared record has not been read yet: {why}"),
+            Self::StoreStale { age } => {
+                write!(f, "no majority of members has answered for {:.1} s", age.as_secs_f64())
+            }
+            Self::RecordDamaged { keys } => write!(f, "the shared record cannot be understood: {keys}"),
+            Self::BootstrapRunningOn { node } => write!(f, "{node} is creating the cluster"),
+            Self::BootstrapForbidden => write!(f, "the tag nofailover forbids this node to create the cluster"),
+            Self::NoLeaderToCloneFrom => write!(f, "there is no data here and no leader to copy from"),
+            Self::LeaderNotReady { leader } => write!(f, "{leader} leads but does not accept connections yet"),
+            Self::LeaderCheckpointPending { leader } => {
+                write!(f, "{leader} has not written its checkpoint after promotion yet")
+            }
+            Self::LeaderTimelineUnknown { leader } => {
+                write!(f, "{leader} has not published the history of its timeline yet")
+            }
+            Self::AwaitingRenewal => write!(f, "this node holds the leader key, but its permit must be renewed first"),
+            Self::Starting { why } => write!(f, "PostgreSQL is starting: {why}"),
+            Self::Stopping => write!(f, "PostgreSQL is stopping"),
+            Self::GuardianUnreachable => write!(f, "the guardian cannot be reached"),
+            Self::ServerSilent { why } => write!(f, "PostgreSQL runs but does not answer: {why}"),
+            Self::StandbyKeepsEnding { attempts } => {
+                write!(
+                    f,
+                    "PostgreSQL was started as a standby {attempts} times in a row and never answered: see its log"
+                )
+            }
+            Self::ForeignDataDir { why } => write!(f, "the data directory holds something else: {why}"),
+            Self::UnreadableDataDir { why } => write!(f, "the data directory cannot be read: {why}"),
+            Self::IncompleteDataDir { why } => write!(f, "the data here is not complete: {why}"),
+            Self::WrongSystemId { ours, cluster } => write!(
+                f,
+                "the data directory belongs to database {ours}, the cluster is database {cluster}; move the directory away to get a copy of the cluster"
+            ),
+            Self::StandbyWithoutCluster => {
+                write!(f, "the data is a standby's and the cluster is not known yet; start the former primary first")
+            }
+            Self::ClusterForgotten { timeline } => write!(
+                f,
+                "the record has the history of a cluster until timeline {timeline}, but not which database it is; put the key initialize back, or remove the key history to begin anew"
+            ),
+            Self::NoFailoverTag => write!(f, "the tag nofailover forbids this node to lead"),
+            Self::LagTooHigh { lag, max } => {
+                write!(
+                    f,
+                    "this node lacks {} bytes of WAL that the former primary had, maximum_lag_on_failover is {}; a failover by hand accepts the loss",
+                    lag.0, max.0
+                )
+            }
+            Self::TimelineBehind { ours, cluster } => {
+                write!(f, "this node is on timeline {ours}, the cluster has reached {cluster}")
+            }
+            Self::PeerAhead { peer, by } => write!(f, "{peer} has {} more bytes of WAL", by.0),
+            Self::PeerTimelineAhead { peer, timeline } => write!(f, "{peer} is on the newer timeline {timeline}"),
+            Self::LivePrimary { peer } => write!(f, "{peer} still runs as a primary"),
+            Self::HandoverToOther { to } => write!(f, "the former primary handed over to {to}"),
+            Self::RequestForOther { to } => write!(f, "a failover to {to} was requested"),
+            Self::WalStillFlowing { since } => {
+                write!(f, "WAL still arrives from the former primary ({} ms ago)", since.as_millis())
+            }
+            Self::NewCluster => write!(f, "there is no cluster yet: this node creates it"),
+            Self::AdoptCluster { system_id } => {
+                write!(f, "there is no cluster yet: this node brings its database {system_id}")
+            }
+            Self::CreateDatabase => write!(f, "this node creates the database"),
+            Self::RemoveFailedCreation { why } => write!(f, "an earlier attempt did not finish ({why})"),
+            Self::DatabaseCreated { system_id } => write!(f, "database {system_id} is ready"),
+            Self::CloneFrom { leader, why } => write!(f, "copying from {leader}: {why}"),
+            Self::RewindFrom { leader, timeline, ours, shared } => write!(
+                f,
+                "rewinding from {leader}: this node reached {ours} on timeline {timeline}, {}",
+                shared_part(*shared)
+            ),
+            Self::RewindAfterCrash { leader, timeline } => write!(
+                f,
+                "rewinding from {leader}: this node crashed as primary of timeline {timeline} and may have WAL that nobody received"
+            ),
+            Self::StopToRewind { ours, shared, timeline } => write!(
+                f,
+                "stopping to rewind: this node reached {ours} on timeline {timeline}, {}",
+                shared_part(*shared)
+            ),
+            Self::JoinAsStandby { leader: Some(leader) } => write!(f, "starting as a standby of {leader}"),
+            Self::JoinAsStandby { leader: None } => write!(f, "starting as a standby; nobody leads"),
+            Self::FollowNewLeader { leader } => write!(f, "{leader} leads now: following it"),
+            Self::StartToPromote => {
+                write!(f, "this node leads with a standby's data: starting as a standby first, to promote it")
+            }
+            Self::CrashedRestartInPlace { attempt } => {
+                write!(f, "PostgreSQL crashed; a restart in place loses nothing (attempt {attempt})")
+            }
+            Self::StartNewCluster => write!(f, "starting as the primary of the new cluster"),
+            Self::StartAfterOutage => write!(f, "this node still holds the leader key: starting as primary"),
+            Self::CrashLoop { attempts } => {
+                write!(f, "PostgreSQL was started {attempts} times in a row and did not stay")
+            }
+            Self::FailoverRatherThanRestart => {
+                write!(f, "PostgreSQL crashed and primary_start_timeout is 0: letting another node lead")
+            }
+            Self::StartTooSlow { limit } => write!(
+                f,
+                "PostgreSQL has not become ready within primary_start_timeout, {:.1} s: letting another node lead",
+                limit.as_secs_f64()
+            ),
+            Self::BehindOwnCluster { ours, cluster } => write!(
+                f,
+                "this node holds the leader key but its data is on timeline {ours}, the cluster on {cluster}: releasing the key"
+            ),
+            Self::WonRace { position } => write!(f, "this node leads now: promoting at {position}"),
+            Self::BestCandidate { leaderless_ms, position } => write!(
+                f,
+                "nobody has led for {leaderless_ms} ms and no member that answers and may lead has more WAL than this node's {position}"
+            ),
+            Self::NamedSuccessor { from, shutdown_lsn } => {
+                write!(f, "{from} handed over to this node, which has its shutdown checkpoint {shutdown_lsn}")
+            }
+            Self::NamedByRequest => write!(f, "a failover to this node was requested"),
+            Self::PermitLost => write!(f, "the permit to write has ended and could not be renewed"),
+            Self::LeaderIsOther { leader } => write!(f, "{leader} leads now"),
+            Self::LeaderKeyGone => write!(f, "this node's leadership has ended"),
+            Self::ReleaseAgain => {
+                write!(f, "this node has asked to end its leadership, and the record still shows it: asking again")
+            }
+            Self::SwitchoverCheckpoint { to } => write!(f, "switchover to {to}: writing a checkpoint first"),
+            Self::SwitchoverWaitsForCandidate { to, behind } => {
+                write!(f, "switchover to {to}: it is {} bytes behind", behind.0)
+            }
+            Self::SwitchoverStop { to } => write!(f, "switchover to {to}: stopping PostgreSQL"),
+            Self::SwitchoverHandOver { to, shutdown_lsn } => {
+                write!(f, "{to} has received the shutdown checkpoint {shutdown_lsn}: handing over")
+            }
+            Self::SwitchoverAwaitsProof { why } => {
+                write!(f, "PostgreSQL has stopped; nobody proves to have its shutdown checkpoint yet: {why}")
+            }
+            Self::SwitchoverUnproven { why } => write!(f, "the hand-over is off, starting again as primary: {why}"),
+            Self::RequestRefused { why } => write!(f, "the requested role change is refused: {why}"),
+            Self::ShutdownStop => write!(f, "the node was asked to stop"),
+            Self::ShutdownRelease => write!(f, "PostgreSQL has stopped: releasing the leader key"),
+            Self::ShutdownDone => write!(f, "PostgreSQL has stopped; the node ends"),
+        }
+    }
+}
+
+fn shared_part(shared: Lsn) -> String {
+    match shared {
+        Lsn(0) => "of which the cluster knows nothing".to_owned(),
+        shared => format!("of which the cluster shares the part until {shared}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_the_serialised_name() {
+        let unit = Reason::Paused;
+        let full = Reason::CrashLoop { attempts: 3 };
+        assert_eq!(serde_json::to_value(&unit).expect("json"), serde_json::json!(unit.code()));
+        assert!(serde_json::to_value(&full).expect("json").get(full.code()).is_some());
+        let distinct: std::collections::BTreeSet<&&str> = CODES.iter().collect();
+        assert_eq!(distinct.len(), CODES.len());
+    }
+}

@@ -1,0 +1,134 @@
+//! How stopped data gets back into the cluster: as it is, rewound, or copied anew.
+//!
+//! Decided from the control file and the cluster's timeline history, before anything is started.
+
+use crate::cluster::ClusterRecord;
+use crate::types::{Lsn, NodeName, TimelineHistory};
+
+use super::reason::Reason;
+use super::view::{ControlState, ControlView, ServerView};
+
+/// What stopped data needs before it can follow the leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejoin {
+    /// It is a prefix of the leader's history.
+    AsItIs,
+    /// It has WAL that the leader does not share, or may have.
+    Diverged(Reason),
+    /// It wrote as a primary on the timeline on which another node leads now. Two nodes have used the same
+    /// number, and `pg_rewind` takes equal timelines for equal histories: only a copy helps. In words for people.
+    SameTimeline(String),
+}
+
+/// Whether `leader` can be copied or rewound from, and if not, why.
+pub fn ready(record: &ClusterRecord, leader: &NodeName) -> Result<(), Reason> {
+    let Some(member) = record.members.get(leader) else {
+        return Err(Reason::LeaderNotReady { leader: leader.clone() });
+    };
+    if member.value.state != "running" || member.value.role != "primary" {
+        return Err(Reason::LeaderNotReady { leader: leader.clone() });
+    }
+    if member.value.checkpoint_after_promote == Some(false) {
+        return Err(Reason::LeaderCheckpointPending { leader: leader.clone() });
+    }
+    if member.value.timeline != Some(record.timeline()) {
+        return Err(Reason::LeaderTimelineUnknown { leader: leader.clone() });
+    }
+    Ok(())
+}
+
+/// Judges stopped data against the cluster's history. The leader must be [`ready`].
+///
+/// Source: PostgreSQL `pg_rewind`; design section 6; the shutdown checkpoint of a primary is the last
+/// record that it wrote, so a switchpoint beyond its start proves that all of it is shared.
+pub fn judge(control: &ControlView, history: &TimelineHistory, leader: &NodeName) -> Rejoin {
+    let timeline = control.timeline;
+    let diverged = |ours: Lsn, shared: Lsn| {
+        Rejoin::Diverged(Reason::RewindFrom { leader: leader.clone(), timeline, ours, shared })
+    };
+    if timeline == history.timeline {
+        return match control.state {
+            ControlState::InProduction | ControlState::Other if !control.standby_signal => {
+                Rejoin::SameTimeline(format!("it wrote as a primary on timeline {timeline}, on which {leader} leads"))
+            }
+            _ => Rejoin::AsItIs,
+        };
+    }
+    let Some(switchpoint) = history.switchpoint_of(timeline) else {
+        return diverged(control.checkpoint, Lsn(0));
+    };
+    match control.state {
+        ControlState::ShutDown if control.checkpoint < switchpoint => Rejoin::AsItIs,
+        ControlState::ShutDown => diverged(control.checkpoint, switchpoint),
+        ControlState::ShutDownInRecovery | ControlState::InRecovery => {
+            let reached = control.min_recovery_end.max(control.checkpoint);
+            if reached <= switchpoint { Rejoin::AsItIs } else { diverged(reached, switchpoint) }
+        }
+        // Crashed as a primary: how far its WAL goes is not in the control file.
+        ControlState::InProduction | ControlState::Other => {
+            Rejoin::Diverged(Reason::RewindAfterCrash { leader: leader.clone(), timeline })
+        }
+    }
+}
+
+/// Judges a running standby: the shared part if it has gone beyond it, none if all is well.
+pub fn beyond(history: &TimelineHistory, server: &ServerView) -> Option<Lsn> {
+    let ServerView { timeline, position, streaming, .. } = *server;
+    if timeline == history.timeline {
+        return None;
+    }
+    match history.switchpoint_of(timeline) {
+        Some(switchpoint) if position <= switchpoint => None,
+        Some(switchpoint) => Some(switchpoint),
+        // A newer timeline than the record knows, and it arrives: it can be read about soon. If nothing
+        // arrives, it is a side branch, and waiting would last for ever.
+        None if history.timeline < timeline && streaming => None,
+        None => Some(Lsn(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::timeline::HistoryEntry;
+    use crate::types::{SystemId, TimelineId};
+
+    fn control(state: ControlState, timeline: u32, checkpoint: u64, min_recovery_end: u64) -> ControlView {
+        ControlView {
+            system_id: SystemId(1),
+            state,
+            timeline: TimelineId(timeline),
+            checkpoint: Lsn(checkpoint),
+            min_recovery_end: Lsn(min_recovery_end),
+            standby_signal: false,
+        }
+    }
+
+    fn judged(control: ControlView) -> bool {
+        let history = TimelineHistory {
+            timeline: TimelineId(2),
+            ancestors: vec![HistoryEntry { timeline: TimelineId(1), switchpoint: Lsn(1000), reason: String::new() }],
+        };
+        judge(&control, &history, &"n2".parse().expect("valid")) == Rejoin::AsItIs
+    }
+
+    #[test]
+    fn table() {
+        use ControlState::{InProduction, InRecovery, ShutDown, ShutDownInRecovery};
+        // Clean shutdown whose checkpoint the new primary has.
+        assert!(judged(control(ShutDown, 1, 880, 0)));
+        // Clean shutdown whose checkpoint nobody received.
+        assert!(!judged(control(ShutDown, 1, 1000, 0)));
+        assert!(!judged(control(ShutDown, 1, 1500, 0)));
+        // Standby that stopped before, at, and beyond the switch.
+        assert!(judged(control(ShutDownInRecovery, 1, 500, 900)));
+        assert!(judged(control(InRecovery, 1, 500, 1000)));
+        assert!(!judged(control(ShutDownInRecovery, 1, 500, 1001)));
+        // Crashed primary: cannot be known.
+        assert!(!judged(control(InProduction, 1, 500, 0)));
+        // Standby on the same timeline; crashed "primary" of it; unknown timeline.
+        assert!(judged(control(ShutDownInRecovery, 2, 2000, 2100)));
+        assert!(!judged(control(InProduction, 2, 2000, 0)));
+        assert!(!judged(control(ShutDownInRecovery, 7, 500, 900)));
+    }
+}

@@ -1,0 +1,75 @@
+//! PostgreSQL runs as a standby: follow, race, or become the primary.
+
+use crate::cluster::ClusterRecord;
+use crate::ha::candidate;
+use crate::ha::decide::{Action, Decision, act, hold, wait_briefly};
+use crate::ha::reason::Reason;
+use crate::ha::rejoin;
+use crate::ha::view::{ClusterView, ProcessView, ServerView};
+use crate::types::{Fact, NodeName};
+
+/// Applies while the server says that it is in recovery, or does not say anything yet.
+pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
+    let ProcessView::Running { writable } = view.process else { return None };
+    let record = view.record.fresh()?;
+    let server = match &view.server {
+        Fact::Fresh(server) if server.in_recovery => server,
+        Fact::Fresh(_) => return None,
+        Fact::Stale { .. } | Fact::Unknown { .. } if writable => return None,
+        Fact::Stale { age, .. } => {
+            return Some(wait_briefly(Reason::ServerSilent { why: format!("for {:.1} s", age.as_secs_f64()) }));
+        }
+        Fact::Unknown { why } => return Some(wait_briefly(Reason::Starting { why: why.clone() })),
+    };
+    Some(match &record.leader {
+        Some(leader) if leader.value == view.me => as_leader(view, record, server),
+        Some(leader) => as_follower(view, record, server, &leader.value),
+        None => race(view, record, server),
+    })
+}
+
+/// The key is won. Promoting is a decision of its own, on a view of its own.
+fn as_leader(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Decision {
+    // The key was taken on a copy of the record that was behind: somebody has led, and written, since.
+    // It is given back as soon as PostgreSQL has stopped.
+    if server.timeline < record.timeline() {
+        let reason = Reason::BehindOwnCluster { ours: server.timeline, cluster: record.timeline() };
+        return act(Action::StopStandby, reason);
+    }
+    if view.memory.ending_term.is_some() && view.memory.ending_term == record.term() {
+        return act(Action::StopStandby, Reason::ReleaseAgain);
+    }
+    if view.permit_to_lead().is_none() {
+        return wait_briefly(Reason::AwaitingRenewal);
+    }
+    act(Action::Promote, Reason::WonRace { position: server.position })
+}
+
+fn as_follower(view: &ClusterView, record: &ClusterRecord, server: &ServerView, leader: &NodeName) -> Decision {
+    // Judged only against a history that reaches the leader's own timeline.
+    if rejoin::ready(record, leader).is_ok()
+        && let Some(shared) = rejoin::beyond(&record.timeline_history(), server)
+    {
+        let reason = Reason::StopToRewind { ours: server.position, shared, timeline: server.timeline };
+        return act(Action::StopStandby, reason);
+    }
+    if server.follows.as_ref() != Some(leader) {
+        if !record.members.contains_key(leader) {
+            // Where it listens is not known yet.
+            return wait_briefly(Reason::LeaderNotReady { leader: leader.clone() });
+        }
+        let reason = Reason::FollowNewLeader { leader: leader.clone() };
+        return act(Action::Follow { leader: Some(leader.clone()) }, reason);
+    }
+    hold(view, Reason::Following { leader: leader.clone(), streaming: server.streaming })
+}
+
+fn race(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Decision {
+    if record.initialize.is_none() {
+        return wait_briefly(Reason::StandbyWithoutCluster);
+    }
+    match candidate::may_lead(view, record, server) {
+        Ok(reason) => act(Action::TakeLeader, reason),
+        Err(reason) => wait_briefly(reason),
+    }
+}

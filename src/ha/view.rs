@@ -1,0 +1,282 @@
+//! Every fact that a decision may use.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::ClusterRecord;
+use crate::types::{Fact, LeaderPermit, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WalBytes};
+
+/// What a node knows when it decides. Serialisable for the journal, with no promise of format.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// When the facts were gathered.
+    pub now: Mono,
+    /// This node.
+    pub me: NodeName,
+    /// The rules in force.
+    pub settings: Settings,
+    /// The shared record. Stale when no majority has answered lately.
+    pub record: Fact<ClusterRecord>,
+    /// Whether a requested role change is due (its schedule has come, or it has none).
+    pub request_due: bool,
+    /// The data directory.
+    pub data_dir: DataDirView,
+    /// The postmaster, as its parent (the guardian) sees it.
+    pub process: ProcessView,
+    /// PostgreSQL's own account, by SQL.
+    pub server: Fact<ServerView>,
+    /// The newest permit that this process won, valid or not. Every start as primary and promotion needs it.
+    pub permit: Option<LeaderPermit>,
+    /// The permit that the guardian holds, perhaps from an agent before this one. It lets a running primary
+    /// be, and gives no right to make one.
+    pub guardian_permit: Option<LeaderPermit>,
+    /// Direct answers of the other members; gathered only when a rule may need them.
+    pub peers: BTreeMap<NodeName, Fact<PeerView>>,
+    /// The long task that is running.
+    pub task: Option<TaskView>,
+    /// The node has been asked to stop.
+    pub shutting_down: bool,
+    /// What the node remembers from earlier decisions.
+    pub memory: Memory,
+}
+
+/// Settings that decisions depend on; from the record's configuration and the node's own tags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Lifetime of the leader's lease.
+    pub ttl: Duration,
+    /// Heartbeat of the loop.
+    pub loop_wait: Duration,
+    /// A replica further behind than this does not take over by itself.
+    pub maximum_lag_on_failover: WalBytes,
+    /// How long a crashed primary may take to come back before others are preferred.
+    pub primary_start_timeout: Duration,
+    /// Hands off.
+    pub pause: bool,
+    /// Rewind diverged data rather than copying everything.
+    pub use_pg_rewind: bool,
+    /// This node's tag.
+    pub nofailover: bool,
+}
+
+/// The data directory's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataDirView {
+    /// Nothing there, or an empty directory.
+    Empty,
+    /// Something that is no PostgreSQL data.
+    Foreign {
+        /// What was found.
+        why: String,
+    },
+    /// A copy or a rewind that did not finish. Never promotable, never started.
+    Incomplete {
+        /// What was interrupted.
+        why: String,
+    },
+    /// Could not be looked at.
+    Unreadable {
+        /// Why.
+        why: String,
+    },
+    /// PostgreSQL data.
+    Present(ControlView),
+}
+
+/// What the control file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlView {
+    /// Identity of the database.
+    pub system_id: SystemId,
+    /// How it was left.
+    pub state: ControlState,
+    /// Timeline of the last checkpoint.
+    pub timeline: TimelineId,
+    /// Start of the last checkpoint record.
+    pub checkpoint: Lsn,
+    /// Where recovery must reach for consistency; zero when it does not apply.
+    pub min_recovery_end: Lsn,
+    /// Whether `standby.signal` is there.
+    pub standby_signal: bool,
+}
+
+/// `pg_control`'s cluster state, as far as decisions tell it apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlState {
+    /// A primary that was shut down properly.
+    ShutDown,
+    /// A standby that was shut down properly.
+    ShutDownInRecovery,
+    /// A primary that runs or has crashed.
+    InProduction,
+    /// A standby that runs or has crashed.
+    InRecovery,
+    /// Starting, shutting down, crash recovery, or unknown words.
+    Other,
+}
+
+/// The postmaster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessView {
+    /// Not running, and no process of it is left.
+    Absent {
+        /// It ended without having been asked to.
+        crashed: bool,
+    },
+    /// Running.
+    Running {
+        /// Started or promoted under a permit: it may accept writes.
+        writable: bool,
+    },
+    /// On its way down.
+    Stopping,
+    /// The guardian cannot be reached.
+    Unknown,
+}
+
+/// PostgreSQL's own account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerView {
+    /// Standby (true) or primary.
+    pub in_recovery: bool,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Primary: flushed. Standby: the greater of received and replayed.
+    pub position: Lsn,
+    /// Whether WAL arrives over a connection.
+    pub streaming: bool,
+    /// Whom its configuration follows.
+    pub follows: Option<NodeName>,
+    /// Primary: who streams from it.
+    pub standbys: BTreeMap<NodeName, StandbyView>,
+}
+
+/// A standby as the primary sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyView {
+    /// State is `streaming`.
+    pub streaming: bool,
+    /// Flushed there.
+    pub flushed: Lsn,
+}
+
+/// A member's direct answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Accepts writes.
+    pub writable: bool,
+    /// Runs as a standby that could be promoted (no tag, pause or damage forbids it).
+    pub promotable: bool,
+    /// Its timeline; none while PostgreSQL does not answer.
+    pub timeline: Option<TimelineId>,
+    /// Received or written.
+    pub position: Option<Lsn>,
+}
+
+/// A long task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Which.
+    pub kind: TaskKind,
+    /// Whom it copies from, where it does.
+    pub from: Option<NodeName>,
+    /// Since when.
+    pub since: Mono,
+}
+
+/// Kinds of long tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Creating a database.
+    Initdb,
+    /// Copying one.
+    BaseBackup,
+    /// Rewinding one.
+    Rewind,
+}
+
+/// What a node remembers; lost with the process, and nothing that is unsafe to lose.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// Since when nobody has led.
+    pub leaderless_since: Option<Mono>,
+    /// Starts as primary after a crash, newest last; cleared by a running primary.
+    pub crash_restarts: Vec<Mono>,
+    /// Why the last rewind failed; the next attempt is a copy.
+    pub rewind_failed: Option<String>,
+    /// The request (its `mod_revision`) for which the checkpoint was written.
+    pub checkpointed_for: Option<i64>,
+    /// When PostgreSQL was stopped for a hand-over.
+    pub stopped_for_handover: Option<Mono>,
+    /// When WAL last grew here while following somebody.
+    pub wal_advanced_at: Option<Mono>,
+    /// Since when a switchover waits for its candidate to catch up.
+    pub catching_up_since: Option<Mono>,
+    /// The leadership that this node has asked to end, set *before* the asking: an answer that got lost
+    /// may still have been a yes. In this term PostgreSQL is never started or promoted again.
+    pub ending_term: Option<Term>,
+    /// Since the first start as primary after which PostgreSQL has not answered yet; none once it has.
+    pub starting_since: Option<Mono>,
+    /// Starts as a standby since PostgreSQL last answered here.
+    pub standby_starts: Attempts,
+    /// Long tasks that have failed since one succeeded.
+    pub failed_tasks: Attempts,
+}
+
+/// Attempts in a row that have come to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attempts {
+    /// How many.
+    pub count: u32,
+    /// When the last one was made, or failed.
+    pub last: Mono,
+}
+
+/// The longest pause between attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Attempts {
+    /// One more.
+    pub fn again(self, now: Mono) -> Self {
+        Self { count: self.count.saturating_add(1), last: now }
+    }
+
+    /// How long to wait before the next one, when `free` of them need no pause: 1 s, 2 s, 4 s ... 30 s.
+    pub fn pause_left(self, free: u32, now: Mono) -> Duration {
+        let Some(doublings) = self.count.checked_sub(free + 1) else { return Duration::ZERO };
+        let pause = Duration::from_secs(1 << doublings.min(5)).min(LONGEST_PAUSE);
+        pause.saturating_sub(now.since(self.last))
+    }
+}
+
+impl ClusterView {
+    /// Whether this process may make or keep a primary now.
+    pub fn permit_holds(&self) -> bool {
+        self.permit.is_some_and(|permit| permit.holds_at(self.now))
+    }
+
+    /// Whether a primary that runs may be left running: by this process's permit, or by the one before it.
+    pub fn running_is_permitted(&self) -> bool {
+        self.permit_holds() || self.guardian_permit.is_some_and(|permit| permit.holds_at(self.now))
+    }
+
+    /// The permit under which this node may start or promote PostgreSQL as the primary: it holds, and it is
+    /// of the very leadership that the record shows and that this node has not asked to end.
+    pub fn permit_to_lead(&self) -> Option<LeaderPermit> {
+        let record = self.record.fresh()?;
+        let term = record.term().filter(|_| record.is_leader(&self.me))?;
+        let permit = self.permit.filter(|permit| permit.term == term && permit.holds_at(self.now))?;
+        (self.memory.ending_term != Some(term)).then_some(permit)
+    }
+
+    /// How long nobody has led.
+    pub fn leaderless_for(&self) -> Duration {
+        self.memory.leaderless_since.map_or(Duration::ZERO, |since| self.now.since(since))
+    }
+}

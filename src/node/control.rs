@@ -1,0 +1,288 @@
+//! What clients may ask of the node: requests become writes to the record, and their outcome is awaited.
+//!
+//! Nothing here touches PostgreSQL or decides: the agent reads the record and does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{Mutex, Notify, watch};
+
+use crate::agent::peers::Position;
+use crate::agent::publish;
+use crate::agent::snapshot::{RaftMember, Snapshot};
+use crate::agent::upkeep::heir;
+use crate::api::control::{
+    Answer, Control, ControlError, ControlOutcome, NewMember, ReinitializeRequest, RestartRequest, SwitchoverRequest,
+};
+use crate::cluster::records::FailoverRecord;
+use crate::cluster::writes::Writes;
+use crate::cluster::{ClusterRecord, Key};
+use crate::config::ClusterSettings;
+use crate::config::cluster_settings::merge_patch;
+use crate::kv::command::{Command, Response, TxnRequest};
+use crate::postgres::Instance;
+use crate::raft::{Store, StoreError};
+use crate::types::NodeName;
+
+/// A write must be answered within.
+const WRITE: Duration = Duration::from_secs(3);
+
+/// So long is a role change awaited before its outcome is called unknown.
+const ROLE_CHANGE: Duration = Duration::from_secs(30);
+
+/// A membership change copies the whole store to the new member.
+const MEMBERSHIP: Duration = Duration::from_secs(30);
+
+/// The node, as the REST endpoints see it.
+pub(super) struct NodeControl {
+    pub(super) store: Store,
+    pub(super) writes: Writes,
+    pub(super) me: NodeName,
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) asked: Arc<Notify>,
+    pub(super) instance: Option<Arc<Instance>>,
+    /// One question to PostgreSQL at a time, however many members ask.
+    pub(super) asking: Mutex<()>,
+}
+
+impl NodeControl {
+    fn record(&self) -> ClusterRecord {
+        let space = self.writes.space();
+        self.store.read(|kv| ClusterRecord::read(space, kv.revision(), kv.prefix(space.prefix())))
+    }
+
+    async fn write(&self, txn: TxnRequest) -> Result<bool, ControlError> {
+        match self.store.propose(Command::Txn(txn), WRITE).await {
+            Ok(Response::Txn(answer)) => {
+                // What is awaited next must not be judged on a record from before this write.
+                let mut applied = self.store.applied();
+                let seen = tokio::time::timeout(WRITE, applied.wait_for(|revision| answer.revision <= *revision)).await;
+                match seen {
+                    Ok(Ok(_)) => Ok(answer.succeeded),
+                    Ok(Err(_)) | Err(_) => {
+                        Err(ControlError::Failed("the change is written; this node has not seen it yet".to_owned()))
+                    }
+                }
+            }
+            Ok(other) => Err(ControlError::Failed(format!("the store gave an unexpected answer: {other:?}"))),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// Writes the request and waits until the leader has changed or the request has been refused.
+    async fn change_role(&self, request: SwitchoverRequest, failover: bool) -> Result<ControlOutcome, ControlError> {
+        let _seen = self.store.linearize(WRITE).await.map_err(store_error)?;
+        let before = self.record();
+        let key = self.writes.space().key(&Key::Failover);
+        let revision = self.store.read(|kv| kv.get(&key).map_or(0, |pair| pair.mod_revision));
+        let wanted = FailoverRecord {
+            leader: request.leader.clone(),
+            member: request.candidate.clone(),
+            scheduled_at: request.scheduled_at.map(|at| at.iso()),
+        };
+        if !self.write(self.writes.request(&wanted, revision)).await? {
+            return Err(ControlError::Conflict("another role change was requested at the same moment".to_owned()));
+        }
+        self.asked.notify_one();
+        if request.scheduled_at.is_some() {
+            return Ok(ControlOutcome::scheduled());
+        }
+        let old_term = before.term();
+        let mut applied = self.store.applied();
+        let outcome = tokio::time::timeout(ROLE_CHANGE, async {
+            loop {
+                let record = self.record();
+                if let (Some(leader), Some(term)) = (&record.leader, record.term())
+                    && Some(term) != old_term
+                    && leads(&record, &leader.value)
+                {
+                    return Ok(leader.value.clone());
+                }
+                if record.failover.is_none() && record.term() == old_term && record.handover.is_none() {
+                    return Err(self.refusal(&before));
+                }
+                if applied.changed().await.is_err() {
+                    return Err(ControlError::Failed("the node is stopping".to_owned()));
+                }
+            }
+        })
+        .await;
+        match outcome {
+            Ok(Ok(leader)) if failover => Ok(ControlOutcome::failed_over(&leader)),
+            Ok(Ok(leader)) => Ok(ControlOutcome::switched_over(&leader)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ControlError::Failed(format!(
+                "no new leader after {} s; the request stands, see `howdah list` and the leader's log",
+                ROLE_CHANGE.as_secs()
+            ))),
+        }
+    }
+
+    /// Why the leader did not follow the request; its own words when it is this node.
+    fn refusal(&self, before: &ClusterRecord) -> ControlError {
+        let snapshot = self.snapshot.borrow();
+        let words = snapshot
+            .decisions
+            .iter()
+            .rev()
+            .find(|row| matches!(row.reason.as_str(), "request_refused" | "switchover_unproven"))
+            .map(|row| row.sentence.clone());
+        let leader = before.leader.as_ref().map_or("the leader", |leader| leader.value.as_str());
+        ControlError::Refused(words.unwrap_or_else(|| {
+            format!("{leader} did not hand over; `howdah list` and its log say why, the request was dropped")
+        }))
+    }
+
+    async fn store_config(&self, change: impl FnOnce(&mut Value)) -> Result<Value, ControlError> {
+        let _seen = self.store.linearize(WRITE).await.map_err(store_error)?;
+        let record = self.record();
+        let (mut value, revision) = match &record.config {
+            Some(config) => (config.value.clone(), config.mod_revision),
+            None => (Value::Object(serde_json::Map::new()), 0),
+        };
+        let old = value.clone();
+        change(&mut value);
+        let (settings, _) =
+            ClusterSettings::parse(&value).map_err(|error| ControlError::BadRequest(error.to_string()))?;
+        if let Some((key, why)) = settings.unkept_promises().first() {
+            return Err(ControlError::BadRequest(format!("{key}: {why}")));
+        }
+        if old != value && !self.write(self.writes.config(&value, revision)).await? {
+            return Err(ControlError::Conflict(
+                "the settings were changed by somebody else at the same moment; look at them and try again".to_owned(),
+            ));
+        }
+        self.asked.notify_one();
+        Ok(value)
+    }
+
+    fn members(&self) -> Vec<RaftMember> {
+        publish::raft(&self.store.status()).members
+    }
+}
+
+/// Whether `leader` has said itself that it runs as the primary.
+fn leads(record: &ClusterRecord, leader: &NodeName) -> bool {
+    record.members.get(leader).is_some_and(|member| member.value.role == "primary" && member.value.state == "running")
+}
+
+fn store_error(error: StoreError) -> ControlError {
+    match error {
+        StoreError::Refused { why } => ControlError::Refused(why),
+        StoreError::NoLeader => {
+            ControlError::NoQuorum("no majority of the members can be reached; see `howdah member list`".to_owned())
+        }
+        other => ControlError::Failed(format!("the store did not take the change: {other}")),
+    }
+}
+
+fn unsupported<T>(what: &str) -> Result<T, ControlError> {
+    Err(ControlError::Unsupported(format!("{what} is not offered by this version")))
+}
+
+impl Control for NodeControl {
+    fn switchover(&self, request: SwitchoverRequest) -> Answer<'_, ControlOutcome> {
+        Box::pin(self.change_role(request, false))
+    }
+
+    fn failover(&self, request: SwitchoverRequest) -> Answer<'_, ControlOutcome> {
+        Box::pin(self.change_role(request, true))
+    }
+
+    fn cancel_switchover(&self) -> Answer<'_, ControlOutcome> {
+        Box::pin(async {
+            let _seen = self.store.linearize(WRITE).await.map_err(store_error)?;
+            let Some(request) = self.record().failover else {
+                return Err(ControlError::NotFound("no switchover is scheduled".to_owned()));
+            };
+            if self.write(self.writes.clear_request(request.mod_revision)).await? {
+                Ok(ControlOutcome::Done("scheduled switchover deleted".to_owned()))
+            } else {
+                Err(ControlError::Conflict("the request changed at the same moment".to_owned()))
+            }
+        })
+    }
+
+    fn patch_config(&self, patch: Value) -> Answer<'_, Value> {
+        Box::pin(self.store_config(move |value| merge_patch(value, &patch)))
+    }
+
+    fn put_config(&self, config: Value) -> Answer<'_, Value> {
+        Box::pin(self.store_config(move |value| *value = config))
+    }
+
+    fn restart(&self, _: RestartRequest) -> Answer<'_, ControlOutcome> {
+        Box::pin(async { unsupported("restarting PostgreSQL over REST") })
+    }
+
+    fn cancel_restart(&self) -> Answer<'_, ControlOutcome> {
+        Box::pin(async { Err(ControlError::NotFound("no restart is scheduled".to_owned())) })
+    }
+
+    fn reload(&self) -> Answer<'_, ControlOutcome> {
+        Box::pin(async { unsupported("reading the node's file again") })
+    }
+
+    fn reinitialize(&self, _: ReinitializeRequest) -> Answer<'_, ControlOutcome> {
+        Box::pin(async { unsupported("reinitialize") })
+    }
+
+    fn add_member(&self, member: NewMember) -> Answer<'_, Vec<RaftMember>> {
+        Box::pin(async move {
+            let addr = member.addr.to_string();
+            let added = self.store.member_add(&member.name, &addr);
+            match tokio::time::timeout(MEMBERSHIP, added).await {
+                Ok(result) => result.map_err(store_error)?,
+                Err(_) => return Err(ControlError::Failed("the member has not caught up yet".to_owned())),
+            }
+            Ok(self.members())
+        })
+    }
+
+    fn remove_member(&self, name: NodeName) -> Answer<'_, Vec<RaftMember>> {
+        Box::pin(async move {
+            match tokio::time::timeout(MEMBERSHIP, self.store.member_remove(&name)).await {
+                Ok(result) => result.map_err(store_error)?,
+                Err(_) => return Err(ControlError::Failed("the change has not been confirmed yet".to_owned())),
+            }
+            Ok(self.members())
+        })
+    }
+
+    fn transfer(&self, to: Option<NodeName>) -> Answer<'_, ControlOutcome> {
+        Box::pin(async move {
+            let Some(to) = to.or_else(|| heir(&self.store.status(), |_| true)) else {
+                return Err(ControlError::Refused("no other voter is up to date".to_owned()));
+            };
+            self.store.transfer_leader(&to).await.map_err(store_error)?;
+            Ok(ControlOutcome::Done(format!("raft leadership moved to {to}")))
+        })
+    }
+
+    fn position(&self) -> Answer<'_, Position> {
+        Box::pin(async {
+            let promotable = self.snapshot.borrow().promotable;
+            let Some(instance) = &self.instance else {
+                return Ok(Position {
+                    name: self.me.clone(),
+                    writable: false,
+                    promotable: false,
+                    timeline: None,
+                    position: None,
+                });
+            };
+            let _one = self.asking.lock().await;
+            // Asked afresh: the answer decides who leads, the snapshot may be a heartbeat old.
+            let status = instance.status().await.ok();
+            let writable = status.as_ref().is_some_and(|status| !status.in_recovery());
+            Ok(Position {
+                name: self.me.clone(),
+                writable,
+                promotable: promotable && status.as_ref().is_some_and(|status| status.in_recovery()),
+                timeline: status.as_ref().map(|status| status.timeline),
+                position: status.as_ref().map(|status| status.position()),
+            })
+        })
+    }
+}

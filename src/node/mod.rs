@@ -1,0 +1,279 @@
+//! One running node: builds the parts, wires the channels, owns start and stop order.
+//!
+//! ```text
+//! start: configuration -> port -> PostgreSQL's programs -> store -> guardian -> lock -> agent -> main port
+//! stop:  agent hands over and stops PostgreSQL -> guardian ends -> raft leadership moves -> store -> port
+//! ```
+//! A part that cannot start ends the start with one sentence, before the next one has changed anything.
+
+mod control;
+mod parts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::agent::act::Actor;
+use crate::agent::journal::Journal;
+use crate::agent::lock::{Lock, LockConfig};
+use crate::agent::observe::{Observer, Sighting};
+use crate::agent::peers::Peers;
+use crate::agent::publish::{self, Published};
+use crate::agent::snapshot::Snapshot;
+use crate::agent::tick::Agent;
+use crate::agent::upkeep::{Identity, Upkeep, heir};
+use crate::api;
+use crate::cluster::ClusterRecord;
+use crate::cluster::keys::KeySpace;
+use crate::cluster::writes::Writes;
+use crate::config::{ClusterSettings, Config};
+use crate::guardian::client::{Guardian, GuardianConfig};
+use crate::postgres::DataDir;
+use crate::raft::{Store, StoreConfig};
+use crate::telemetry::clock;
+
+/// How long the store may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Runs the node of `config` until it is told to stop.
+///
+/// # Errors
+/// One sentence with its causes when a part cannot start. After that everything is handled inside.
+pub async fn run(config: Config) -> Result<()> {
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let listeners = api::server::listen(&config.restapi.listen).await?;
+    let instance = config.postgresql.as_ref().map(|pg| parts::instance(&config, pg)).transpose()?;
+    if let Some(instance) = &instance {
+        check_place(instance).await?;
+    }
+    let shutdown = CancellationToken::new();
+    tokio::spawn(stop_on_signal(shutdown.clone()));
+    let (store, raft_server) =
+        Store::start(store_config(&config)?, parts::fatal_hook()).await.context("start the store")?;
+    let space = KeySpace::new(&config.namespace, &config.scope);
+    let mut initial = Snapshot::starting(config.scope.clone(), config.name.clone(), clock::now(), clock::wall());
+    initial.postgres = config.postgresql.as_ref().map(|_| publish::unseen());
+    let (snapshot_tx, snapshot) = watch::channel(Arc::new(initial));
+    let asked = Arc::new(Notify::new());
+    let control = Arc::new(control::NodeControl {
+        store: store.clone(),
+        writes: Writes::new(space.clone()),
+        me: config.name.clone(),
+        snapshot: snapshot.clone(),
+        asked: asked.clone(),
+        instance: instance.clone(),
+        asking: tokio::sync::Mutex::new(()),
+    });
+    let router = parts::router(&config, snapshot.clone(), control).await.merge(crate::raft::raft_routes(raft_server));
+    let port_shutdown = CancellationToken::new();
+    for listener in listeners {
+        tokio::spawn(api::serve(listener, router.clone(), port_shutdown.clone()));
+    }
+    info!(address = %config.restapi.connect_address, version = env!("CARGO_PKG_VERSION"), "node started");
+    let ending = match (&config.postgresql, instance) {
+        (Some(_), Some(instance)) => {
+            run_agent(&config, &store, &space, instance, snapshot_tx, asked, shutdown.clone()).await
+        }
+        _ => {
+            run_witness(&config, &store, &space, snapshot_tx, shutdown.clone()).await;
+            Ok(())
+        }
+    };
+    leave(&store).await;
+    port_shutdown.cancel();
+    info!("node stopped");
+    ending
+}
+
+/// Refuses what a person must put right before PostgreSQL can work here, before anything is changed.
+async fn check_place(instance: &crate::postgres::Instance) -> Result<()> {
+    let config = instance.config();
+    let state = instance.inspect().await;
+    if let DataDir::Foreign { why } = &state {
+        bail!("use data directory {}: {why}", config.data_dir.display());
+    }
+    // A server of ours that outlived an agent has the port by right.
+    if state.present().is_some_and(|present| present.postmaster_pid.is_some()) {
+        return Ok(());
+    }
+    let host = match config.listen.split(',').next().map(str::trim) {
+        None | Some("" | "*") => "0.0.0.0",
+        Some(host) => host,
+    };
+    match tokio::net::TcpListener::bind((host, config.port)).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "start PostgreSQL on {host}:{}: the port is in use; stop what uses it, or change postgresql.listen",
+            config.port
+        ),
+        // Anything else PostgreSQL says better itself.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn store_config(config: &Config) -> Result<StoreConfig> {
+    let raft = &config.raft;
+    Ok(StoreConfig {
+        cluster: config.scope.clone(),
+        name: config.name.clone(),
+        advertise: raft.self_addr.to_string(),
+        members: raft.members.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
+        data_dir: raft.data_dir.clone(),
+        secret: parts::secret(config),
+        heartbeat: raft.heartbeat,
+        election_min: raft.election_timeout_min,
+        election_max: raft.election_timeout_max,
+        snapshot_after: 5000,
+    })
+}
+
+async fn run_agent(
+    config: &Config,
+    store: &Store,
+    space: &KeySpace,
+    instance: Arc<crate::postgres::Instance>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    asked: Arc<Notify>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let Some(pg) = &config.postgresql else { return Ok(()) };
+    let guardian_config = GuardianConfig {
+        socket: config.raft.data_dir.join("guardian.sock"),
+        data_dir: pg.data_dir.clone(),
+        program: std::env::current_exe().context("find this program's own file")?,
+        name: config.name.clone(),
+        log_file: Some(config.raft.data_dir.join("guardian.log")),
+        watchdog: parts::watchdog(config),
+    };
+    let (guardian, guardian_feed) = Guardian::attach(guardian_config.clone()).await.context("start the guardian")?;
+    let settings = config.bootstrap.settings.clone();
+    let lock = Lock::start(LockConfig {
+        store: store.clone(),
+        guardian: Some(guardian.clone()),
+        space: space.clone(),
+        me: config.name.clone(),
+        ttl: settings.ttl,
+        every: settings.loop_wait,
+    });
+    let identity = Identity {
+        me: config.name.clone(),
+        conn_url: format!("postgres://{}/postgres", pg.connect_address),
+        api_url: format!("http://{}/patroni", config.restapi.connect_address),
+        tags: config.tags.all.clone(),
+    };
+    let agent = Agent {
+        observer: Observer {
+            store: store.clone(),
+            space: space.clone(),
+            me: config.name.clone(),
+            instance: instance.clone(),
+            guardian: guardian.clone(),
+            lock: lock.clone(),
+            peers: Peers::new(),
+            nofailover: config.tags.nofailover,
+            follows: None,
+            data_dir: None,
+            sighting: Sighting::default(),
+            last_received: None,
+            newest_timeline: None,
+            creating: false,
+        },
+        actor: Actor {
+            store: store.clone(),
+            writes: Writes::new(space.clone()),
+            me: config.name.clone(),
+            instance,
+            guardian,
+            lock,
+            logins: parts::logins(pg),
+            credentials: None,
+            initial_config: config.bootstrap.dcs.clone(),
+            task: None,
+            follows: None,
+            promoted: false,
+            created: false,
+        },
+        upkeep: Upkeep::new(identity),
+        journal: Journal::default(),
+        published: Published {
+            scope: config.scope.clone(),
+            name: config.name.clone(),
+            tags: config.tags.all.clone(),
+            guardian: guardian_config,
+        },
+        snapshot,
+        asked,
+        shutdown,
+        initial_settings: settings,
+    };
+    agent.run(guardian_feed).await.map_err(|reason| anyhow::anyhow!("join cluster {}: {reason}", config.scope))
+}
+
+/// A witness votes and shows the cluster; it has no PostgreSQL and decides nothing.
+async fn run_witness(
+    config: &Config,
+    store: &Store,
+    space: &KeySpace,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    shutdown: CancellationToken,
+) {
+    let mut settings = config.bootstrap.settings.clone();
+    let lock = Lock::start(LockConfig {
+        store: store.clone(),
+        guardian: None,
+        space: space.clone(),
+        me: config.name.clone(),
+        ttl: settings.ttl,
+        every: settings.loop_wait,
+    });
+    let mut fixed = Snapshot::starting(config.scope.clone(), config.name.clone(), clock::now(), clock::wall());
+    fixed.tags = config.tags.all.clone();
+    let mut applied = store.applied();
+    while !shutdown.is_cancelled() {
+        let record = store.read(|kv| ClusterRecord::read(space, kv.revision(), kv.prefix(space.prefix())));
+        if let Some(config) = &record.config
+            && let Ok((parsed, _)) = ClusterSettings::parse(&config.value)
+        {
+            settings = parsed;
+        }
+        snapshot.send_replace(Arc::new(publish::witness(&fixed, store, &record, &settings, &lock.state())));
+        tokio::select! {
+            () = tokio::time::sleep(settings.loop_wait) => (),
+            _ = applied.changed() => tokio::time::sleep(Duration::from_millis(50)).await,
+            () = shutdown.cancelled() => (),
+        }
+    }
+}
+
+/// Says goodbye: another member leads the store before this one goes, so that nobody waits for an election.
+async fn leave(store: &Store) {
+    let status = store.status();
+    if status.leader.as_ref().is_some_and(|(id, _)| Some(*id) == status.id)
+        && let Some(to) = heir(&status, |_| true)
+        && let Err(error) = store.transfer_leader(&to).await
+    {
+        info!(%error, "raft leadership could not be handed over");
+    }
+    if tokio::time::timeout(GOODBYE, store.shutdown()).await.is_err() {
+        error!("the store did not stop in time");
+    }
+}
+
+async fn stop_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        error!("signals cannot be caught; stop this node with SIGKILL only");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => info!("told to stop (SIGTERM)"),
+        _ = interrupt.recv() => info!("told to stop (SIGINT)"),
+    }
+    shutdown.cancel();
+}

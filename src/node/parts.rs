@@ -1,0 +1,96 @@
+//! From the configuration to the parts of a node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::agent::logins::{Logins, Role};
+use crate::agent::snapshot::Snapshot;
+use crate::api::{self, Access, ApiState, Control};
+use crate::config::Config;
+use crate::config::node::{PostgresqlConfig, RoleConfig, WatchdogMode};
+use crate::guardian::{WatchdogConfig, WatchdogMode as GuardianWatchdog};
+use crate::postgres::{Instance, InstanceConfig};
+use crate::telemetry::redact::Secret;
+
+/// The local PostgreSQL. Looks for its programs and its user; changes nothing.
+pub(super) fn instance(config: &Config, pg: &PostgresqlConfig) -> Result<Arc<Instance>> {
+    let mut run_dir = pg.data_dir.clone().into_os_string();
+    run_dir.push(".howdah");
+    let run_dir = std::path::PathBuf::from(run_dir);
+    let instance = Instance::new(InstanceConfig {
+        name: config.name.clone(),
+        cluster: config.scope.clone(),
+        data_dir: pg.data_dir.clone(),
+        bin_dir: pg.bin_dir.clone(),
+        listen: pg.listen.hosts.join(","),
+        port: pg.listen.port,
+        connect_address: (pg.connect_address.host.clone(), pg.connect_address.port),
+        os_user: pg.os_user.clone(),
+        log_file: run_dir.join("postgresql.log"),
+        run_dir,
+        parameters: pg.parameters.clone(),
+        pg_hba: pg.pg_hba.clone(),
+        pg_ident: None,
+        base_conf: None,
+        database: "postgres".to_owned(),
+        initdb: config.bootstrap.initdb.iter().map(|o| (o.name.clone(), o.value.clone())).collect(),
+        basebackup: Vec::new(),
+        use_unix_socket: pg.use_unix_socket,
+        keep_aside: None,
+    })
+    .context("prepare postgresql")?;
+    for warning in instance.warnings() {
+        warn!("{warning}");
+    }
+    Ok(Arc::new(instance))
+}
+
+/// The main port's endpoints.
+pub(super) async fn router(
+    config: &Config,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    control: Arc<dyn Control>,
+) -> api::Routes {
+    let access = Arc::new(Access::resolve(&config.restapi).await);
+    api::routes(ApiState { snapshot, control, access })
+}
+
+/// The roles, without the passwords that the file leaves out.
+pub(super) fn logins(pg: &PostgresqlConfig) -> Logins {
+    let role = |config: &RoleConfig| Role { username: config.username.clone(), password: config.password.clone() };
+    let superuser = role(&pg.superuser);
+    let rewind = pg.rewind.as_ref().map_or_else(|| superuser.clone(), role);
+    Logins { superuser, replication: role(&pg.replication), rewind }
+}
+
+/// What members prove to each other. A cluster of one proves nothing to nobody: a random secret shuts the door.
+pub(super) fn secret(config: &Config) -> Secret<String> {
+    config.raft.secret.clone().unwrap_or_else(|| Secret::new(crate::postgres::generate_password()))
+}
+
+/// The watchdog device, as the guardian wants it.
+pub(super) fn watchdog(config: &Config) -> WatchdogConfig {
+    let ttl = config.bootstrap.settings.ttl;
+    let timeout = ttl.saturating_sub(config.watchdog.safety_margin).max(Duration::from_secs(1));
+    WatchdogConfig {
+        mode: match config.watchdog.mode {
+            WatchdogMode::Off => GuardianWatchdog::Off,
+            WatchdogMode::Automatic => GuardianWatchdog::Automatic,
+            WatchdogMode::Required => GuardianWatchdog::Required,
+        },
+        device: config.watchdog.device.clone(),
+        timeout_s: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+    }
+}
+
+/// A member whose disk or consensus has failed must stop being one at once.
+pub(super) fn fatal_hook() -> crate::raft::FatalHook {
+    Arc::new(|why: &str| {
+        tracing::error!("{why}");
+        std::process::exit(1);
+    })
+}

@@ -1,0 +1,92 @@
+//! What runs beside the engine: news of leadership, its fatal end, and the size of the log.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::node::{Node, SLOW_SYNC};
+use super::types::{MetricsWatch, StoredMembership};
+use crate::types::NodeName;
+
+/// A snapshot is due when the log has grown by so many bytes, however few entries that are.
+const LOG_BYTES: u64 = 4 * 1024 * 1024;
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+/// Publishes leadership and ends the process when the engine ends on its own.
+pub async fn watch_engine(node: Weak<Node>, mut metrics: MetricsWatch) {
+    let mut known: Option<Arc<StoredMembership>> = None;
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        if node.stopping.is_cancelled() {
+            return;
+        }
+        let (ended, leader, moved) = {
+            let now = metrics.borrow_and_update();
+            node.note_leading(now.current_leader == Some(now.id));
+            let leader = now.current_leader.and_then(|id| now.membership_config.get_node(&id).cloned());
+            let moved = known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &now.membership_config));
+            let moved = moved.then(|| Arc::clone(&now.membership_config));
+            (now.running_state.clone().err(), leader, moved)
+        };
+        if let Some(error) = ended {
+            if !node.stopping.is_cancelled() {
+                (node.fatal)(&format!("the store's consensus engine stopped: {error}"));
+            }
+            return;
+        }
+        let name = leader.and_then(|member| member.name.parse::<NodeName>().ok());
+        node.leader_name.send_if_modified(|known| {
+            let changed = *known != name;
+            if changed {
+                let shown = name.as_ref().map_or("none", NodeName::as_str);
+                tracing::info!(leader = shown, "raft: leader changed");
+                *known = name;
+            }
+            changed
+        });
+        if let Some(membership) = moved {
+            node.peers.know(membership.nodes().map(|(id, member)| (*id, member.addr.clone())).collect());
+            known = Some(membership);
+        }
+        let stopping = node.stopping.clone();
+        drop(node);
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { break },
+            () = stopping.cancelled() => return,
+        }
+    }
+    if let Some(node) = node.upgrade().filter(|node| !node.stopping.is_cancelled()) {
+        (node.fatal)("the store's consensus engine ended unexpectedly");
+    }
+}
+
+/// Takes snapshots when the log grows by bytes rather than by entries, and cuts it afterwards.
+pub async fn keep_house(node: Weak<Node>) {
+    let mut warned = false;
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let Some(node) = node.upgrade() else { return };
+        let Some(raft) = node.raft().filter(|_| !node.stopping.is_cancelled()) else { return };
+        let (entries, bytes) = node.log.size();
+        let metrics = raft.metrics().borrow_watched().clone();
+        let applied = metrics.last_applied.map_or(0, |id| id.index);
+        let covered = metrics.snapshot.map_or(0, |id| id.index);
+        if bytes > LOG_BYTES && applied > covered {
+            let _ = raft.trigger().snapshot().await;
+        }
+        if bytes > 2 * LOG_BYTES && entries > 1 && covered > 0 {
+            let _ = raft.trigger().purge_log(covered).await;
+        }
+        let min = node.election_min.get().copied().unwrap_or_default();
+        let sync = node.log.progress().sync_p99().unwrap_or_default();
+        if sync * SLOW_SYNC > min && !warned {
+            warned = true;
+            tracing::warn!(
+                sync_ms = sync.as_millis(),
+                election_ms = min.as_millis(),
+                "raft: the disk is slow for these election times; restart the node to adapt, or give the store a faster disk"
+            );
+        }
+    }
+}

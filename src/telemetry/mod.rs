@@ -1,0 +1,6 @@
+//! What the program tells about itself: clocks, logs, metrics, and secrets that stay out of them.
+
+pub mod clock;
+pub mod log;
+pub mod metrics;
+pub mod redact;

@@ -1,0 +1,25 @@
+//! Real binary, real PostgreSQL, real processes: what a cluster does when its parts fail.
+//!
+//! Each test boots its own cluster in its own directory, harms it, and lets a ledger of acknowledged
+//! writes and a gate over the logs judge. One runs at a time: on a small machine two clusters would
+//! disturb each other's clocks. No test asserts how *fast* something was; figures are printed as
+//! `measured:` lines and belong to `benches/failover.rs`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test fails loudly and may talk")]
+
+#[path = "e2e/cluster.rs"]
+mod cluster;
+#[path = "e2e/ledger.rs"]
+mod ledger;
+#[path = "e2e/log_gate.rs"]
+mod log_gate;
+#[path = "e2e/observe.rs"]
+mod observe;
+#[path = "e2e/proof.rs"]
+mod proof;
+#[path = "e2e/report.rs"]
+mod report;
+#[path = "e2e/scenario.rs"]
+mod scenario;
+#[path = "e2e/stories.rs"]
+mod stories;

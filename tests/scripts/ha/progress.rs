@@ -1,0 +1,173 @@
+//! Whatever the facts are, a node comes to rest: decisions that succeed lead somewhere.
+//!
+//! The view is changed as each action would change it if it went well and nobody else did anything. No time
+//! passes, so a node that never waits or holds would run in circles at full speed.
+
+use howdah::cluster::ClusterRecord;
+use howdah::cluster::records::Initialize;
+use howdah::ha::view::{ClusterView, ControlState, ControlView, DataDirView, ProcessView, ServerView};
+use howdah::ha::{Action, decide};
+use howdah::types::{Fact, LeaderPermit, Lsn, NodeName, SystemId, Term};
+use proptest::prelude::*;
+
+use crate::story::versioned;
+use crate::views::any_view;
+
+/// The longest way to rest that is not a circle: give up, stop, release, start, race, win, promote.
+const ENOUGH: usize = 20;
+
+/// A view that actions change.
+struct World {
+    view: ClusterView,
+    record: ClusterRecord,
+}
+
+impl World {
+    fn control(&mut self) -> Option<&mut ControlView> {
+        match &mut self.view.data_dir {
+            DataDirView::Present(control) => Some(control),
+            _ => None,
+        }
+    }
+
+    fn created(&mut self, state: ControlState, standby_signal: bool) {
+        let system_id = match self.record.initialize.as_ref().map(|i| i.value) {
+            Some(Initialize::Done(id)) => id,
+            _ => SystemId(9),
+        };
+        let (timeline, zero) = (self.record.timeline(), Lsn(0));
+        self.view.data_dir = DataDirView::Present(ControlView {
+            system_id,
+            state,
+            timeline,
+            checkpoint: zero,
+            min_recovery_end: zero,
+            standby_signal,
+        });
+    }
+
+    fn lead(&mut self) {
+        self.record.revision += 100;
+        let term = self.record.revision;
+        self.record.leader = Some(versioned(self.view.me.clone(), term));
+        let valid_until = self.view.now + self.view.settings.ttl;
+        self.view.permit = Some(LeaderPermit { term: Term(term), valid_until });
+    }
+
+    fn stop(&mut self) {
+        let server = self.view.server.any().cloned();
+        if let Some(control) = self.control() {
+            let primary = server.as_ref().is_some_and(|server| !server.in_recovery);
+            control.state = if primary { ControlState::ShutDown } else { ControlState::ShutDownInRecovery };
+            control.standby_signal = !primary;
+            if let Some(server) = server {
+                (control.timeline, control.checkpoint) = (server.timeline, server.position);
+            }
+        }
+        self.view.process = ProcessView::Absent { crashed: false };
+        self.view.server = Fact::unknown("PostgreSQL does not run");
+        self.view.memory.stopped_for_handover = Some(self.view.now);
+    }
+
+    fn start(&mut self, writable: bool, follows: Option<NodeName>) {
+        let control = self.control().expect("there is data to start").clone();
+        let server = ServerView {
+            in_recovery: !writable,
+            timeline: control.timeline,
+            position: control.checkpoint.max(control.min_recovery_end),
+            streaming: false,
+            follows,
+            standbys: std::collections::BTreeMap::new(),
+        };
+        self.view.server = Fact::Fresh(server);
+        self.view.process = ProcessView::Running { writable };
+        self.view.memory.stopped_for_handover = None;
+        self.view.memory.standby_starts.count = 0;
+    }
+
+    fn server(&mut self) -> &mut ServerView {
+        match &mut self.view.server {
+            Fact::Fresh(server) => server,
+            _ => panic!("it was decided about a server that does not answer"),
+        }
+    }
+
+    /// What `action` comes to. False when the node is at rest.
+    fn act(&mut self, action: Action) -> bool {
+        match action {
+            Action::Hold | Action::Wait | Action::Exit => return false,
+            Action::ClaimBootstrap => {
+                self.record.initialize = Some(versioned(Initialize::Running, 5));
+                self.lead();
+            }
+            Action::Initdb => self.created(ControlState::ShutDown, false),
+            Action::MoveFailedAside { .. } => self.view.data_dir = DataDirView::Empty,
+            Action::FinishBootstrap { system_id, .. } => {
+                self.record.initialize = Some(versioned(Initialize::Done(system_id), 5));
+            }
+            Action::Clone { .. } | Action::Rewind { .. } => self.created(ControlState::InRecovery, true),
+            Action::StartStandby { follow } => {
+                let control = self.control().expect("there is data to start");
+                (control.state, control.standby_signal) = (ControlState::InRecovery, true);
+                self.start(false, follow);
+            }
+            Action::StartPrimary => self.start(true, None),
+            Action::TakeLeader => {
+                (self.record.handover, self.record.failover) = (None, None);
+                self.lead();
+            }
+            Action::Promote => {
+                self.view.process = ProcessView::Running { writable: true };
+                let server = self.server();
+                (server.in_recovery, server.timeline.0) = (false, server.timeline.0 + 1);
+            }
+            Action::Follow { leader } => self.server().follows = leader,
+            Action::StopStandby | Action::StopPrimary | Action::Stop { .. } => self.stop(),
+            Action::Demote => {
+                self.stop();
+                if let Some(control) = self.control() {
+                    control.state = ControlState::InProduction;
+                }
+            }
+            Action::ReleaseLeader { term } | Action::HandOver { term, .. } => {
+                assert_eq!(self.record.term(), Some(term));
+                self.record.leader = None;
+                self.view.memory.ending_term = Some(term);
+                self.view.memory.leaderless_since = Some(self.view.now);
+                self.view.memory.crash_restarts.clear();
+                self.view.memory.starting_since = None;
+            }
+            Action::Checkpoint { request_revision } => self.view.memory.checkpointed_for = Some(request_revision),
+            Action::ClearRequest { .. } | Action::AbandonHandover { .. } => {
+                self.record.failover = None;
+                self.view.memory.stopped_for_handover = None;
+            }
+            // It is asked again after a pause.
+            Action::CancelTask => return false,
+        }
+        true
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_node_comes_to_rest(view in any_view()) {
+        let record = view.record.any().cloned().unwrap_or_default();
+        let fresh = view.record.fresh().is_some();
+        let mut world = World { view, record };
+        let mut way = Vec::new();
+        loop {
+            if fresh {
+                world.view.record = Fact::Fresh(world.record.clone());
+            }
+            let decision = decide(&world.view);
+            way.push(format!("{}: {}", decision.action.code(), decision.reason));
+            if !world.act(decision.action) {
+                break;
+            }
+            prop_assert!(way.len() < ENOUGH, "it runs in circles: {way:#?}");
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Any mixture of facts, and what must never be decided on it.
+//!
+//! The facts are mixed without regard to sense: a rule that is safe only because two facts "cannot" come
+//! together is not safe, for each fact is read at its own moment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use howdah::cluster::ClusterRecord;
+use howdah::cluster::records::{FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord};
+use howdah::ha::view::{
+    Attempts, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView,
+    StandbyView, TaskKind, TaskView,
+};
+use howdah::ha::{Action, Decision, PgStep, RecordStep, Step, decide, plan};
+use howdah::types::{Fact, LeaderPermit, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WallTime};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use crate::story::{settings, versioned};
+use crate::words::node;
+
+/// The moment of every view.
+const NOW: Mono = Mono(1_000_000_000_000);
+
+fn name() -> impl Strategy<Value = NodeName> {
+    prop::sample::select(vec!["n1", "n2", "n3"]).prop_map(node)
+}
+
+fn position() -> impl Strategy<Value = Lsn> {
+    prop::sample::select(vec![0, 0x1000, 0x2000, 0x2001, 0x3000, 0x3078, 0x40_0000]).prop_map(Lsn)
+}
+
+fn timeline() -> impl Strategy<Value = TimelineId> {
+    (1..4u32).prop_map(TimelineId)
+}
+
+fn ago() -> impl Strategy<Value = Mono> {
+    prop::sample::select(vec![0, 20, 1_000, 4_000, 6_000, 400_000]).prop_map(|ms| NOW.minus(Duration::from_millis(ms)))
+}
+
+/// Mostly read now, sometimes old or missing.
+fn fact<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Fact<T>> {
+    (value, 0..6_u8, 0..10_u64).prop_map(|(value, how, age)| match how {
+        0 => Fact::unknown("it was not read"),
+        1 => Fact::Stale { value, age: Duration::from_secs(age) },
+        _ => Fact::Fresh(value),
+    })
+}
+
+prop_compose! {
+    fn member()(
+        state in prop::sample::select(vec!["running", "stopped", "starting"]),
+        role in prop::sample::select(vec!["primary", "replica", "uninitialized"]),
+        timeline in option::of(timeline()),
+        checkpoint_after_promote in option::of(any::<bool>()),
+        nofailover in any::<bool>(),
+    ) -> MemberRecord {
+        let tags = BTreeMap::from([("nofailover".to_owned(), nofailover.into())]);
+        let (state, role) = (state.to_owned(), role.to_owned());
+        MemberRecord { state, role, timeline, checkpoint_after_promote, tags, ..MemberRecord::default() }
+    }
+}
+
+prop_compose! {
+    fn shared()(
+        initialize in option::weighted(0.8, prop_oneof![
+            1 => Just(Initialize::Running),
+            4 => Just(Initialize::Done(SystemId(7))),
+            1 => Just(Initialize::Done(SystemId(8))),
+        ]),
+        leader in option::of((name(), prop::sample::select(vec![100, 120]))),
+        members in btree_map(name(), member(), 0..4),
+    )(
+        initialize in Just(initialize),
+        leader in Just(leader),
+        members in Just(members),
+        status in option::of(position()),
+        failover in option::weighted(0.3, (option::of(name()), option::of(name()))),
+        handover in option::weighted(0.2, (name(), name(), position())),
+        history in vec(position(), 0..3),
+        damaged in prop::sample::select(vec![None, None, None, None, Some("leader"), Some("members/n2")]),
+    ) -> ClusterRecord {
+        let handover = handover.map(|(from, to, shutdown_lsn)| HandoverRecord {
+            from, to, shutdown_lsn, ended_term: 90, at: WallTime(0), why: "switchover".into(),
+        });
+        let mut history = history;
+        history.sort();
+        let line = |(at, lsn): (usize, Lsn)| {
+            HistoryLine(u32::try_from(at).unwrap() + 1, lsn, String::new(), String::new(), String::new())
+        };
+        ClusterRecord {
+            revision: 100,
+            initialize: initialize.map(|value| versioned(value, 5)),
+            leader: leader.map(|(name, term)| versioned(name, term)),
+            members: members.into_iter().map(|(name, member)| (name, versioned(member, 10))).collect(),
+            status: status.map(|optime| versioned(StatusRecord { optime }, 60)),
+            failover: failover.map(|(leader, member)| {
+                versioned(FailoverRecord { leader, member, scheduled_at: None }, 77)
+            }),
+            handover: handover.map(|value| versioned(value, 95)),
+            history: history.into_iter().enumerate().map(line).collect(),
+            damaged: damaged.map(|key| (format!("/service/demo/{key}"), "nonsense".to_owned())).into_iter().collect(),
+            ..ClusterRecord::default()
+        }
+    }
+}
+
+fn data_dir() -> impl Strategy<Value = DataDirView> {
+    let states = vec![
+        ControlState::ShutDown,
+        ControlState::ShutDownInRecovery,
+        ControlState::InProduction,
+        ControlState::InRecovery,
+        ControlState::Other,
+    ];
+    let present = (prop::sample::select(states), timeline(), position(), position(), any::<bool>(), 7..9_u64).prop_map(
+        |(state, timeline, checkpoint, min_recovery_end, standby_signal, id)| {
+            let system_id = SystemId(id);
+            DataDirView::Present(ControlView {
+                system_id,
+                state,
+                timeline,
+                checkpoint,
+                min_recovery_end,
+                standby_signal,
+            })
+        },
+    );
+    let why = || "why".to_owned();
+    prop_oneof![
+        8 => present,
+        1 => Just(DataDirView::Empty),
+        1 => Just(DataDirView::Foreign { why: why() }),
+        1 => Just(DataDirView::Incomplete { why: why() }),
+        1 => Just(DataDirView::Unreadable { why: why() }),
+    ]
+}
+
+fn process() -> impl Strategy<Value = ProcessView> {
+    prop_oneof![
+        4 => any::<bool>().prop_map(|crashed| ProcessView::Absent { crashed }),
+        4 => any::<bool>().prop_map(|writable| ProcessView::Running { writable }),
+        1 => Just(ProcessView::Stopping),
+        1 => Just(ProcessView::Unknown),
+    ]
+}
+
+prop_compose! {
+    fn server()(
+        in_recovery in any::<bool>(),
+        timeline in timeline(),
+        position in position(),
+        streaming in any::<bool>(),
+        follows in option::of(name()),
+        standbys in btree_map(name(), (any::<bool>(), position()), 0..3),
+    ) -> ServerView {
+        let standbys = standbys
+            .into_iter()
+            .map(|(name, (streaming, flushed))| (name, StandbyView { streaming, flushed }))
+            .collect();
+        ServerView { in_recovery, timeline, position, streaming, follows, standbys }
+    }
+}
+
+prop_compose! {
+    fn peer()(
+        writable in prop::bool::weighted(0.2),
+        promotable in any::<bool>(),
+        timeline in option::of(timeline()),
+        position in option::of(position()),
+    ) -> PeerView {
+        PeerView { writable, promotable, timeline, position }
+    }
+}
+
+prop_compose! {
+    fn memory()(
+        leaderless_since in option::of(ago()),
+        crash_restarts in vec(ago(), 0..5),
+        rewind_failed in option::of(Just("it failed".to_owned())),
+        checkpointed_for in option::of(Just(77)),
+        stopped_for_handover in option::of(ago()),
+        wal_advanced_at in option::of(ago()),
+        catching_up_since in option::of(ago()),
+        ending_term in option::weighted(0.2, prop::sample::select(vec![Term(100), Term(120)])),
+        starting_since in option::of(ago()),
+        standby_starts in (0..8_u32, ago()),
+        failed_tasks in (0..8_u32, ago()),
+    ) -> Memory {
+        let attempts = |(count, last)| Attempts { count, last };
+        let (standby_starts, failed_tasks) = (attempts(standby_starts), attempts(failed_tasks));
+        Memory {
+            leaderless_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
+            catching_up_since, ending_term, starting_since, standby_starts, failed_tasks,
+        }
+    }
+}
+
+prop_compose! {
+    /// A view of node n1, made of anything.
+    pub fn any_view()(
+        record in fact(shared()),
+        data_dir in data_dir(),
+        process in process(),
+        server in fact(server()),
+        own_permit in option::of((prop::sample::select(vec![100, 120]), prop::sample::select(vec![-5_i64, 0, 3_000]))),
+        guardian_permit in option::weighted(0.3, (
+            prop::sample::select(vec![100, 120]), prop::sample::select(vec![-5_i64, 0, 3_000]),
+        )),
+        peers in btree_map(prop::sample::select(vec!["n2", "n3"]).prop_map(node), fact(peer()), 0..3),
+        task in option::weighted(0.1, (
+            prop::sample::select(vec![TaskKind::Initdb, TaskKind::BaseBackup, TaskKind::Rewind]), option::of(name()),
+        )),
+        memory in memory(),
+        switches in (prop::bool::weighted(0.15), prop::bool::weighted(0.15), any::<bool>(), any::<bool>(), any::<bool>()),
+        limits in prop::sample::select(vec![(0, 0), (300, 1 << 20), (10, 0x1000)]),
+    ) -> ClusterView {
+        let mut settings = settings();
+        let (pause, shutting_down, request_due, nofailover, use_pg_rewind) = switches;
+        (settings.pause, settings.use_pg_rewind) = (pause, use_pg_rewind);
+        settings.nofailover = nofailover && use_pg_rewind;
+        settings.primary_start_timeout = Duration::from_secs(limits.0);
+        settings.maximum_lag_on_failover.0 = limits.1;
+        let permit = |term, left: i64| LeaderPermit {
+            term: Term(term), valid_until: Mono(NOW.0.saturating_add_signed(left * 1_000_000)),
+        };
+        ClusterView {
+            now: NOW,
+            me: node("n1"),
+            settings,
+            record,
+            request_due,
+            data_dir,
+            process,
+            server,
+            permit: own_permit.map(|(term, left)| permit(term, left)),
+            guardian_permit: guardian_permit.map(|(term, left)| permit(term, left)),
+            peers,
+            task: task.map(|(kind, from)| TaskView { kind, from, since: NOW }),
+            shutting_down,
+            memory,
+        }
+    }
+}
+
+/// One judged view, for the rules below to look at.
+struct Case<'a> {
+    view: &'a ClusterView,
+    decision: &'a Decision,
+    pg: Vec<&'a PgStep>,
+    record: Vec<&'a RecordStep>,
+}
+
+impl Case<'_> {
+    fn leads(&self) -> bool {
+        self.view.record.fresh().is_some_and(|record| record.is_leader(&self.view.me))
+    }
+
+    fn absent(&self) -> bool {
+        matches!(self.view.process, ProcessView::Absent { .. })
+    }
+
+    fn unusable_data(&self) -> bool {
+        let cluster = self.view.record.any().and_then(|record| record.initialize.as_ref()).map(|i| i.value);
+        match (&self.view.data_dir, cluster) {
+            (DataDirView::Foreign { .. } | DataDirView::Unreadable { .. }, _) => true,
+            (DataDirView::Present(control), Some(Initialize::Done(id))) => id != control.system_id,
+            _ => false,
+        }
+    }
+
+    /// Nobody writes without a permit, and nothing comes before that.
+    fn writers_have_permits(&self) {
+        let view = self.view;
+        let ProcessView::Running { writable } = view.process else { return };
+        if (writable || view.server.any().is_some_and(|server| !server.in_recovery)) && !view.running_is_permitted() {
+            assert_eq!(self.decision.action, Action::Demote);
+        }
+    }
+
+    fn promotions_have_permits(&self) {
+        for step in &self.pg {
+            let (PgStep::Promote { permit } | PgStep::StartPrimary { permit }) = step else { continue };
+            let record = self.view.record.fresh().expect("a promotion needs a record that is read now");
+            assert!(permit.holds_at(self.view.now) && self.leads() && record.term() == Some(permit.term));
+            assert_eq!(self.view.permit, Some(*permit), "a permit from before this process makes no primary");
+            assert_ne!(self.view.memory.ending_term, Some(permit.term));
+            assert!(!self.view.settings.pause && !self.view.shutting_down && self.view.task.is_none());
+            let cluster = record.timeline();
+            match step {
+                PgStep::Promote { .. } => {
+                    let server = self.view.server.fresh().expect("a promotion needs a server that answers");
+                    assert!(server.in_recovery && cluster <= server.timeline);
+                }
+                _ => {
+                    let DataDirView::Present(control) = &self.view.data_dir else { panic!("there is no data") };
+                    assert!(!control.standby_signal, "a standby's data must be promoted, not started");
+                    let creating = record.initialize.as_ref().is_some_and(|i| i.value == Initialize::Running);
+                    assert!(cluster <= control.timeline || creating);
+                }
+            }
+        }
+    }
+
+    fn the_key_is_taken_with_open_eyes(&self) {
+        if !self.record.contains(&&RecordStep::TakeLeader) {
+            return;
+        }
+        let view = self.view;
+        let record = view.record.fresh().expect("the record is read now");
+        assert!(record.leader.is_none() && record.initialize.is_some() && !view.settings.nofailover);
+        let server = view.server.fresh().expect("the position is known now");
+        assert!(server.in_recovery && record.timeline() <= server.timeline);
+        assert!(matches!(view.data_dir, DataDirView::Present(_) | DataDirView::Empty));
+    }
+
+    fn the_key_is_given_back_by_a_stopped_leader_only(&self) {
+        for step in &self.record {
+            match step {
+                RecordStep::ReleaseLeader { .. } => assert!(self.absent() && self.leads()),
+                RecordStep::HandOver { to, shutdown_lsn, .. } => {
+                    assert!(self.absent() && self.leads());
+                    let peer = self.view.peers[to].fresh().expect("the successor has answered");
+                    assert!(peer.promotable && peer.position.is_some_and(|at| *shutdown_lsn < at));
+                }
+                _ => (),
+            }
+        }
+    }
+
+    fn pause_means_hands_off(&self) {
+        if self.view.settings.pause {
+            let fence_only = |step: &&PgStep| match step {
+                PgStep::Fence => true,
+                PgStep::CancelTask => self.view.shutting_down,
+                _ => false,
+            };
+            assert!(self.pg.iter().all(fence_only) && self.record.is_empty());
+        }
+    }
+
+    fn unusable_data_is_not_touched(&self) {
+        if self.unusable_data() {
+            let harmless = |step: &&PgStep| matches!(step, PgStep::Stop { .. } | PgStep::Fence | PgStep::CancelTask);
+            assert!(self.pg.iter().all(harmless));
+        }
+    }
+
+    fn files_change_only_under_a_stopped_server(&self) {
+        for step in &self.pg {
+            match step {
+                PgStep::Initdb => {
+                    assert!(self.absent() && self.leads() && self.view.data_dir == DataDirView::Empty);
+                    assert!(self.view.permit_to_lead().is_some());
+                    assert_ne!(self.view.memory.ending_term, self.view.permit.map(|permit| permit.term));
+                }
+                PgStep::BaseBackup { from } | PgStep::Rewind { from } => {
+                    let record = self.view.record.fresh().expect("the leader is known now");
+                    let done = record.initialize.as_ref().is_some_and(|i| matches!(i.value, Initialize::Done(_)));
+                    assert!(self.absent() && done && *from != self.view.me && record.is_leader(from));
+                }
+                PgStep::MoveAside { .. } => {
+                    let replaced = self.pg.iter().any(|step| matches!(step, PgStep::BaseBackup { .. }));
+                    assert!(
+                        self.absent() && (replaced || matches!(self.view.data_dir, DataDirView::Incomplete { .. }))
+                    );
+                }
+                PgStep::StartStandby | PgStep::StartPrimary { .. } => {
+                    assert!(self.absent() && matches!(self.view.data_dir, DataDirView::Present(_)));
+                }
+                _ => (),
+            }
+        }
+    }
+
+    fn blind_nodes_change_nothing(&self) {
+        if self.view.record.fresh().is_none() {
+            assert!(self.record.is_empty());
+            let safe = |step: &&PgStep| match step {
+                PgStep::Fence | PgStep::CancelTask | PgStep::StartStandby | PgStep::Configure { follow: None } => true,
+                PgStep::Stop { .. } => self.view.shutting_down,
+                _ => false,
+            };
+            assert!(self.pg.iter().all(safe));
+        }
+    }
+
+    /// Whoever acts, does something; whoever waits, pauses. Otherwise the loop would spin.
+    fn nothing_spins(&self) {
+        let steps = self.pg.len() + self.record.len();
+        let Decision { action, recheck_after, reason } = self.decision;
+        match action {
+            Action::Hold | Action::Wait => {
+                assert!(steps == 0 && !recheck_after.is_zero() && *recheck_after <= self.view.settings.loop_wait);
+            }
+            Action::Exit => assert_eq!(steps, 0),
+            _ => assert!(0 < steps),
+        }
+        assert!(!reason.to_string().is_empty() && !action.code().is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_mixture_of_facts_leads_astray(view in any_view()) {
+        let decision = decide(&view);
+        let steps = plan(&decision.action, &view);
+        let mut case = Case { view: &view, decision: &decision, pg: Vec::new(), record: Vec::new() };
+        for step in &steps {
+            match step {
+                Step::Pg(step) => case.pg.push(step),
+                Step::Record(step) => case.record.push(step),
+                Step::Exit => assert!(view.shutting_down),
+            }
+        }
+        case.writers_have_permits();
+        case.promotions_have_permits();
+        case.the_key_is_taken_with_open_eyes();
+        case.the_key_is_given_back_by_a_stopped_leader_only();
+        case.pause_means_hands_off();
+        case.unusable_data_is_not_touched();
+        case.files_change_only_under_a_stopped_server();
+        case.blind_nodes_change_nothing();
+        case.nothing_spins();
+    }
+}

@@ -1,0 +1,153 @@
+//! The changers: what they say, whether they ask, what they send, how they exit.
+
+use howdah::api::ControlError;
+use serde_json::Value;
+
+use crate::fake_node::{FakeNode, Guard, howdah};
+
+#[tokio::test]
+async fn switchover_says_what_it_will_do_and_shows_the_outcome() {
+    let node = FakeNode::start(|_| {}).await;
+    let ran = node.howdah(&["switchover", "--candidate", "n2", "--force"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.err, "Switches over cluster main from n1 to n2 now.\n");
+    assert!(ran.out.contains("\nSuccessfully switched over to \"n2\"\n"), "{}", ran.out);
+    let after = ran.out.split("Successfully").nth(1).unwrap();
+    assert!(after.lines().any(|line| line.starts_with("| n2 ") && line.contains("Leader")), "{after}");
+    assert_eq!(node.calls(), ["switchover n1 -> n2"]);
+}
+
+#[tokio::test]
+async fn it_asks_and_takes_no_for_an_answer() {
+    let node = FakeNode::start(|_| {}).await;
+    let url = format!("http://127.0.0.1:{}", node.port);
+    let cases = [
+        ("n\n", 1, "Go on? [y/N]: howdah: aborted\n"),
+        ("", 1, "Go on? [y/N]: howdah: aborted: there was no answer; add --force to go on without one\n"),
+        ("y\n", 0, "Go on? [y/N]: "),
+    ];
+    for (input, code, end) in cases {
+        let ran = howdah(&["switchover", "main", "--url", &url], input).await;
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert_eq!(ran.err, format!("Switches over cluster main from n1 to the best standby now.\n{end}"));
+    }
+    assert_eq!(node.calls(), ["switchover n1 -> -"]);
+}
+
+#[tokio::test]
+async fn refusals_have_their_exit_codes() {
+    let node = FakeNode::start(|_| {}).await;
+    let last_line = |text: &str| text.lines().last().unwrap_or_default().to_owned();
+    let wrong_leader = node.howdah(&["switchover", "--leader", "n3", "--force"]).await;
+    assert_eq!(
+        (wrong_leader.code, last_line(&wrong_leader.err)),
+        (3, "howdah: the leader is n1, not n3; name n1 as leader".to_owned())
+    );
+    let past = node.howdah(&["switchover", "--scheduled", "2001-01-01T00:00Z", "--force"]).await;
+    assert!(past.code == 2 && past.err.contains("is in the past"), "{past:?}");
+    assert_eq!(node.calls(), [""; 0]);
+    for (error, code) in [
+        (ControlError::NoQuorum("the store has no quorum".into()), 4),
+        (ControlError::Refused("not now".into()), 3),
+        (ControlError::Failed("it did not work".into()), 1),
+    ] {
+        *node.control.failure.lock().unwrap() = Some(error.clone());
+        let ran = node.howdah(&["failover", "--candidate", "n2", "--force"]).await;
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(last_line(&ran.err).ends_with(&error.to_string()), "{ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn scheduled_and_cancelled() {
+    let node = FakeNode::start(|_| {}).await;
+    let ran = node.howdah(&["switchover", "--scheduled", "2999-01-01T00:00+00:00", "--force"]).await;
+    assert!(ran.code == 0 && ran.out.contains("\nSwitchover scheduled\n"), "{ran:?}");
+    let cancelled = node.howdah(&["switchover", "--cancel"]).await;
+    assert_eq!((cancelled.code, cancelled.out.as_str()), (0, "scheduled switchover deleted\n"));
+}
+
+#[tokio::test]
+async fn pause_and_resume() {
+    let node = FakeNode::start(|_| {}).await;
+    let ran = node.howdah(&["pause", "--wait", "--force"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "Success: cluster management is paused\n"), "{ran:?}");
+    let again = node.howdah(&["pause", "--force"]).await;
+    assert_eq!((again.code, again.err.as_str()), (3, "howdah: cluster main is paused already\n"));
+    assert_eq!(node.howdah(&["resume", "--wait", "--force"]).await.code, 0);
+    assert_eq!(node.calls(), [r#"patch {"pause":true}"#, r#"patch {"pause":null}"#]);
+}
+
+#[tokio::test]
+async fn edit_config_shows_the_change_and_checks_it_first() {
+    let node = FakeNode::start(|_| {}).await;
+    let ran = node
+        .howdah(&["edit-config", "-s", "ttl=8", "-p", "max_connections=200", "-s", "synchronous_mode=null", "--force"])
+        .await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "Configuration changed\n"), "{ran:?}");
+    let diff = " loop_wait: 1\n+postgresql:\n+  parameters:\n+    max_connections: 200\n retry_timeout: 2\n-synchronous_mode: on\n-ttl: 5\n+ttl: 8\n";
+    assert_eq!(ran.err, format!("{diff}Changes the settings of cluster main.\n"));
+    let bad = node.howdah(&["edit-config", "-s", "ttl=3", "-s", "ttll=1", "--force"]).await;
+    assert_eq!(bad.code, 3);
+    assert!(bad.err.contains("(rule C1)") && bad.err.contains("ttll: unknown key; did you mean ttl?"), "{bad:?}");
+    assert_eq!(node.howdah(&["edit-config", "-s", "ttl=8", "--force"]).await.out, "Not changed\n");
+    assert_eq!(node.howdah(&["edit-config"]).await.code, 2);
+    let call: Value = serde_json::from_str(node.calls()[0].strip_prefix("patch ").unwrap()).unwrap();
+    assert_eq!(call["postgresql"]["parameters"]["max_connections"], 200);
+    assert_eq!(node.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn edit_config_replaces_from_standard_input() {
+    let node = FakeNode::start(|_| {}).await;
+    let url = format!("http://127.0.0.1:{}", node.port);
+    let ran = howdah(&["edit-config", "--replace", "-", "--force", "--url", &url], "ttl: 6\n").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(node.calls(), [r#"put {"ttl":6}"#]);
+}
+
+#[tokio::test]
+async fn members_join_and_leave() {
+    let node = FakeNode::start(|_| {}).await;
+    let added = node.howdah(&["member", "add", "n4", "10.0.0.4:8008", "--force"]).await;
+    assert!(added.code == 0 && added.out.contains("| n4     | 10.0.0.4:8008"), "{added:?}");
+    let removed = node.howdah(&["member", "remove", "n3", "--force"]).await;
+    assert_eq!(removed.err, "Removes n3 from the store of cluster main. 2 voters remain, of which 2 must be up.\n");
+    assert_eq!(node.calls(), ["add n4 10.0.0.4:8008", "remove n3"]);
+    assert_eq!(node.howdah(&["member", "add", "n1", "10.0.0.4:8008", "--force"]).await.code, 3);
+    assert_eq!(node.howdah(&["member", "add", "n4", "10.0.0.4", "--force"]).await.code, 2);
+    assert_eq!(node.howdah(&["member", "remove", "n9", "--force"]).await.code, 3);
+}
+
+#[tokio::test]
+async fn restarts_reloads_and_reinitializations_go_to_each_member() {
+    let node = FakeNode::start(|_| {}).await;
+    let ran = node.howdah(&["restart", "main", "--pending", "--timeout", "1min", "--force"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "n2: restarted successfully\n"), "{ran:?}");
+    let ran = node.howdah(&["reload", "main", "--force"]).await;
+    assert_eq!(ran.err, "Reloads the configuration of n2, n3, n1.\n");
+    let ran = node.howdah(&["reinit", "main", "n3", "--from-leader", "--force"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(node.howdah(&["reinit", "main", "n9", "--force"]).await.code, 2);
+    let mut wanted = vec!["restart pending=true timeout=Some(60s)".to_owned()];
+    wanted.extend(vec!["reload".to_owned(); 3]);
+    wanted.push("reinitialize ReinitializeRequest { force: true, from_leader: true }".to_owned());
+    assert_eq!(node.calls(), wanted);
+}
+
+#[tokio::test]
+async fn the_password_comes_from_the_nodes_file() {
+    let node = FakeNode::guarded(Guard { password: Some("s3cret"), ..Guard::default() }, |_| {}).await;
+    let without = node.howdah(&["pause", "--force"]).await;
+    assert_eq!(without.code, 1);
+    assert!(without.err.contains("give a node's file by -c"), "{without:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("n1.yml");
+    let text = format!(
+        "scope: main\nname: n1\nraft:\n  members: {{n1: '127.0.0.1:{}'}}\nctl: {{authentication: {{username: howdah, password: s3cret}}}}\n",
+        node.port
+    );
+    std::fs::write(&file, text).unwrap();
+    let ran = howdah(&["-c", file.to_str().unwrap(), "pause", "--force"], "").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
