@@ -216,6 +216,7 @@ impl Actor {
                 program: spec.program,
                 args: spec.args,
                 env: spec.env,
+                socket_dirs: spec.socket_dirs,
                 cwd: Some(spec.cwd),
                 uid: spec.uid,
                 gid: spec.gid,

@@ -179,6 +179,7 @@ impl Observer {
             SqlRole::Replica(replica) => replica.replication_state() == Some("streaming"),
             SqlRole::Primary(_) => false,
         };
+        let replaying = matches!(&sql.role, SqlRole::Replica(replica) if replica.replaying);
         let timeline = if sql.in_recovery() {
             self.newest_timeline.map_or(sql.timeline, |newest| newest.max(sql.timeline))
         } else {
@@ -188,6 +189,7 @@ impl Observer {
             in_recovery: sql.in_recovery(),
             timeline,
             position: sql.position(),
+            replaying,
             streaming,
             follows: self.follows.clone(),
             standbys,

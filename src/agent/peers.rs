@@ -35,6 +35,9 @@ pub struct Position {
     pub timeline: Option<TimelineId>,
     /// Written or received.
     pub position: Option<Lsn>,
+    /// PostgreSQL starts here, or still reads the WAL that it had: there may be more than `position`.
+    #[serde(default)]
+    pub pending: bool,
 }
 
 /// Client for the members' main ports. Keeps connections.
@@ -71,6 +74,7 @@ impl Peers {
                     promotable: position.promotable,
                     timeline: position.timeline,
                     position: position.position,
+                    pending: position.pending,
                 }),
                 Ok(Err(why)) => Fact::unknown(why),
                 Err(_) => Fact::unknown(format!("{address} did not answer within {} ms", PATIENCE.as_millis())),

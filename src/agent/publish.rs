@@ -59,6 +59,7 @@ pub fn snapshot(
     snapshot.loop_wait = settings.loop_wait;
     snapshot.store_has_quorum = view.record.fresh().is_some();
     snapshot.cluster = view.record.any().map(|record| cluster(record, settings, &lock));
+    snapshot.candidate = candidate(view);
     snapshot.promotable = promotable(view);
     snapshot.raft = raft(&actor.store.status());
     snapshot.decisions = journal
@@ -293,10 +294,22 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 
 /// Whether PostgreSQL here could be promoted if it were asked to: for the answer to other members.
 pub fn promotable(view: &ClusterView) -> bool {
-    !view.settings.nofailover
-        && !view.settings.pause
-        && view.task.is_none()
+    candidate(view)
         && matches!(view.process, ProcessView::Running { .. })
-        && matches!(view.data_dir, DataDirView::Present(_))
         && matches!(view.server, Fact::Fresh(_) | Fact::Stale { .. })
 }
+
+/// Whether the data here takes part in a leader race, now or as soon as PostgreSQL answers: others wait for it a
+/// little. Not when nothing comes of its starts.
+pub fn candidate(view: &ClusterView) -> bool {
+    !view.settings.nofailover
+        && !view.settings.pause
+        && !view.shutting_down
+        && view.task.is_none()
+        && view.memory.standby_starts.count <= PATIENT_STARTS
+        && matches!(view.process, ProcessView::Running { .. } | ProcessView::Absent { .. })
+        && matches!(view.data_dir, DataDirView::Present(_))
+}
+
+/// So many starts without an answer are usual: one, and one that the configuration asked for.
+const PATIENT_STARTS: u32 = 2;

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub failsafe_active: bool,
     /// Whether nothing here forbids to promote the local standby (tag, pause, a long task, damaged data).
     pub promotable: bool,
+    /// Whether the data here takes part in a leader race, now or as soon as PostgreSQL answers.
+    pub candidate: bool,
     /// Whether a required watchdog could not be used.
     pub watchdog_failed: bool,
     /// The cluster as last read from the store; none before the first read.
@@ -485,6 +487,7 @@ impl Snapshot {
             store_has_quorum: false,
             failsafe_active: false,
             promotable: false,
+            candidate: false,
             watchdog_failed: false,
             cluster: None,
             raft: RaftStatus::default(),

@@ -23,8 +23,6 @@ pub struct Home {
 pub struct PidFile {
     /// The postmaster, or a standalone backend (which writes it negated).
     pub pid: i32,
-    /// The lock file of its first unix socket, once it has one.
-    pub socket_lock: Option<PathBuf>,
     /// Its System V shared memory segment, once it has one.
     pub shared_memory: Option<i32>,
 }
@@ -35,11 +33,8 @@ impl PidFile {
         let lines: Vec<&str> = text.lines().collect();
         let line = |number: usize| lines.get(number).copied().unwrap_or("").trim();
         let pid: i32 = line(0).parse().ok()?;
-        let (port, directory) = (line(3), line(4));
-        let socket_lock = (directory.starts_with('/') && port.parse::<u16>().is_ok())
-            .then(|| Path::new(directory).join(format!(".s.PGSQL.{port}.lock")));
         let shared_memory = line(6).split_whitespace().nth(1).and_then(|id| id.parse().ok());
-        Some(Self { pid: pid.checked_abs()?, socket_lock, shared_memory })
+        Some(Self { pid: pid.checked_abs()?, shared_memory })
     }
 }
 
@@ -101,19 +96,33 @@ impl Home {
         PidFile::parse(&std::fs::read_to_string(self.path.join("postmaster.pid")).ok()?)
     }
 
-    /// Removes `postmaster.pid`, and the lock of its unix socket, which PostgreSQL would trip over for the same
-    /// reason. The latter only if it says that it belongs to the same process.
+    /// Removes `postmaster.pid`.
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn remove_pid_file(&self, file: &PidFile) -> io::Result<()> {
-        if let Some(lock) = &file.socket_lock
-            && let Ok(text) = std::fs::read_to_string(lock)
-            && PidFile::parse(&text).is_some_and(|lock| lock.pid == file.pid)
-        {
-            std::fs::remove_file(lock)?;
-        }
+    pub fn remove_pid_file(&self) -> io::Result<()> {
         std::fs::remove_file(self.path.join("postmaster.pid"))
+    }
+
+    /// The locks of unix sockets in `directories` that say they belong to a PostgreSQL of this data directory, with
+    /// their pids. Nothing runs here when it is about to be started, so that they are stale.
+    ///
+    /// Source: PostgreSQL, `miscinit.c`, `CreateLockFile`: the data directory is the second line.
+    pub fn socket_locks(&self, directories: &[PathBuf]) -> Vec<(PathBuf, i32)> {
+        let real = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let files = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
+        let locks = files.filter_map(|file| {
+            let name = file.file_name();
+            let name = name.to_str()?;
+            if !(name.starts_with(".s.PGSQL.") && name.ends_with(".lock")) {
+                return None;
+            }
+            let text = std::fs::read_to_string(file.path()).ok()?;
+            let whose = Path::new(text.lines().nth(1)?);
+            let ours = whose == self.path || std::fs::canonicalize(whose).is_ok_and(|whose| whose == real);
+            ours.then(|| Some((file.path(), PidFile::parse(&text)?.pid)))?
+        });
+        locks.collect()
     }
 
     /// Writes the file whose presence, with SIGUSR1, makes PostgreSQL leave recovery. It belongs to PostgreSQL's
@@ -176,9 +185,8 @@ mod tests {
     #[test]
     fn the_pid_file_is_read_at_every_stage_of_its_writing() {
         let whole = "4711\n/pg/data\n1700000000\n5432\n/tmp\nlocalhost\n  16908292    131078\nready   \n";
-        let socket_lock = Some(PathBuf::from("/tmp/.s.PGSQL.5432.lock"));
-        assert_eq!(PidFile::parse(whole), Some(PidFile { pid: 4711, socket_lock, shared_memory: Some(131_078) }));
-        let cut = PidFile { pid: 4711, socket_lock: None, shared_memory: None };
+        assert_eq!(PidFile::parse(whole), Some(PidFile { pid: 4711, shared_memory: Some(131_078) }));
+        let cut = PidFile { pid: 4711, shared_memory: None };
         assert_eq!(PidFile::parse("4711\n/pg/data\n1\n5432\n"), Some(cut));
         assert_eq!(PidFile::parse("-4711\n/pg/data\n").map(|file| file.pid), Some(4711), "standalone");
         assert_eq!(PidFile::parse(""), None);
@@ -186,17 +194,21 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_lock_goes_with_the_pid_file_unless_it_is_another_ones() {
+    fn socket_locks_of_this_data_directory_are_found_wherever_they_are() {
         let directory = tempfile::tempdir().unwrap();
-        let home = Home::new(directory.path().to_owned());
-        let lock = directory.path().join(".s.PGSQL.5432.lock");
-        let text = |pid| format!("{pid}\n/pg/data\n1\n5432\n{}\n", directory.path().display());
-        for (owner, stays) in [(4711, false), (4712, true)] {
-            std::fs::write(directory.path().join("postmaster.pid"), text(4711)).unwrap();
-            std::fs::write(&lock, text(owner)).unwrap();
-            home.remove_pid_file(&home.pid_file().unwrap()).unwrap();
-            assert!(home.pid_file().is_none());
-            assert_eq!(lock.exists(), stays);
+        let at = |name: &str| directory.path().join(name);
+        for name in ["data", "run", "tmp"] {
+            std::fs::create_dir(at(name)).unwrap();
         }
+        std::os::unix::fs::symlink(at("data"), at("link")).unwrap();
+        let text = |pid: i32, data: &Path| format!("{pid}\n{}\n1\n5432\n/tmp\n", data.display());
+        std::fs::write(at("run/.s.PGSQL.5432.lock"), text(1, &at("data"))).unwrap();
+        std::fs::write(at("tmp/.s.PGSQL.5433.lock"), text(2, &at("link"))).unwrap();
+        std::fs::write(at("tmp/.s.PGSQL.5434.lock"), text(3, &at("other"))).unwrap();
+        std::fs::write(at("tmp/.s.PGSQL.5435.lock"), "4").unwrap();
+        std::fs::write(at("tmp/notes.lock"), text(5, &at("data"))).unwrap();
+        let home = Home::new(at("data"));
+        let found = home.socket_locks(&[at("run"), at("tmp"), at("missing")]);
+        assert_eq!(found, [(at("run/.s.PGSQL.5432.lock"), 1), (at("tmp/.s.PGSQL.5433.lock"), 2)]);
     }
 }

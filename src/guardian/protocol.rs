@@ -116,6 +116,10 @@ pub struct StartRequest {
     pub args: Vec<String>,
     /// The whole environment; nothing is inherited (so neither is `NOTIFY_SOCKET`).
     pub env: BTreeMap<String, String>,
+    /// The directories of its unix sockets: a stale lock there, of the process that the stale `postmaster.pid` names,
+    /// is removed with it.
+    #[serde(default)]
+    pub socket_dirs: Vec<PathBuf>,
     /// Where to start it; the data directory when `None`.
     pub cwd: Option<PathBuf>,
     /// The user to become; the guardian's own when `None`.

@@ -7,7 +7,7 @@
 //! The deadline was looked at just before each call. Deliberately absent: the socket (`server.rs`), what happens
 //! without being asked (`supervise.rs`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -262,6 +262,7 @@ impl Core {
         self.leftovers = 0;
         self.put_inherited_watchdog_to_sleep(now);
         self.clear_pid_file(now)?;
+        self.clear_socket_locks(now, &start.socket_dirs)?;
         self.launch(start)
     }
 
@@ -275,9 +276,24 @@ impl Core {
         Ok(())
     }
 
+    /// Locks of unix sockets make PostgreSQL refuse for the same reasons as a stale `postmaster.pid`. They name their
+    /// data directory, and nobody uses this one.
+    fn clear_socket_locks(&mut self, now: Mono, directories: &[PathBuf]) -> Result<(), Refusal> {
+        for (lock, pid) in self.home.socket_locks(directories) {
+            if stat(pid).is_none() {
+                continue;
+            }
+            let name = lock.display();
+            std::fs::remove_file(&lock).map_err(|error| failed(&format!("remove the stale {name}"), &error))?;
+            self.note(now, format!("removed a stale {name}: its pid {pid} is no longer PostgreSQL's"));
+        }
+        Ok(())
+    }
+
     /// PostgreSQL overwrites a stale `postmaster.pid` by itself, unless its number has been given to another process,
-    /// or still is a zombie's (in a container whose first process reaps nobody); then it refuses. It is proved here that nobody uses the directory: no process lives in it, and
-    /// nobody is attached to the shared memory that the file names.
+    /// or still is a zombie's (in a container whose first process reaps nobody); then it refuses. It is proved here
+    /// that nobody uses the directory: no process lives in it, and nobody is attached to the shared memory that the
+    /// file names.
     fn clear_pid_file(&mut self, now: Mono) -> Result<(), Refusal> {
         let Some(file) = self.home.pid_file() else { return Ok(()) };
         let Some(other) = stat(file.pid) else { return Ok(()) };
@@ -294,7 +310,7 @@ impl Core {
             let why = format!("{attached} processes that cannot be seen here use its shared memory (a container?)");
             return Err(Refusal::DataDirectory { path, why });
         }
-        self.home.remove_pid_file(&file).map_err(|error| failed("remove the stale postmaster.pid", &error))?;
+        self.home.remove_pid_file().map_err(|error| failed("remove the stale postmaster.pid", &error))?;
         let whose = if other.is_alive() { "now another process's" } else { "a zombie's" };
         self.note(now, format!("removed a stale postmaster.pid: its pid {} is {whose}", file.pid));
         Ok(())

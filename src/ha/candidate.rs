@@ -69,6 +69,11 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
             return Err(Reason::WalStillFlowing { since });
         }
     }
+    // After a power cut everybody starts at once: a position read too early elects the one that was asked first,
+    // and what the others have and it has not is lost.
+    if server.replaying && !forced {
+        return Err(Reason::StillReplaying { position: server.position });
+    }
     compare_with_peers(view, server, forced)?;
     if named {
         return Ok(Reason::NamedByRequest);
@@ -82,6 +87,9 @@ fn compare_with_peers(view: &ClusterView, server: &ServerView, forced: bool) -> 
         let Fact::Fresh(peer) = peer else { continue };
         if peer.writable {
             return Err(Reason::LivePrimary { peer: name.clone() });
+        }
+        if peer.pending && !forced && view.leaderless_for() < view.settings.ttl {
+            return Err(Reason::PeerStillReplaying { peer: name.clone() });
         }
         if !peer.promotable {
             continue;

@@ -51,6 +51,8 @@ pub enum Reason {
     HandoverToOther { to: NodeName },
     RequestForOther { to: NodeName },
     WalStillFlowing { since: Duration },
+    StillReplaying { position: Lsn },
+    PeerStillReplaying { peer: NodeName },
     // role changes
     NewCluster,
     AdoptCluster { system_id: SystemId },
@@ -145,6 +147,8 @@ codes! {
     HandoverToOther => "handover_to_other",
     RequestForOther => "request_for_other",
     WalStillFlowing => "wal_still_flowing",
+    StillReplaying => "still_replaying",
+    PeerStillReplaying => "peer_still_replaying",
     NewCluster => "new_cluster",
     AdoptCluster => "adopt_cluster",
     CreateDatabase => "create_database",
@@ -255,6 +259,12 @@ impl fmt::Display for Reason {
             Self::LivePrimary { peer } => write!(f, "{peer} still runs as a primary"),
             Self::HandoverToOther { to } => write!(f, "the former primary handed over to {to}"),
             Self::RequestForOther { to } => write!(f, "a failover to {to} was requested"),
+            Self::StillReplaying { position } => {
+                write!(f, "this node still replays its own WAL, {position} so far, and cannot tell yet how much it has")
+            }
+            Self::PeerStillReplaying { peer } => {
+                write!(f, "{peer} starts and cannot tell yet how much WAL it has")
+            }
             Self::WalStillFlowing { since } => {
                 write!(f, "WAL still arrives from the former primary ({} ms ago)", since.as_millis())
             }

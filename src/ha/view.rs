@@ -148,6 +148,8 @@ pub struct ServerView {
     pub timeline: TimelineId,
     /// Primary: flushed. Standby: the greater of received and replayed.
     pub position: Lsn,
+    /// Standby: it still reads the WAL that it had when it started, so it may have more than `position` says.
+    pub replaying: bool,
     /// Whether WAL arrives over a connection.
     pub streaming: bool,
     /// Whom its configuration follows.
@@ -176,6 +178,8 @@ pub struct PeerView {
     pub timeline: Option<TimelineId>,
     /// Received or written.
     pub position: Option<Lsn>,
+    /// Its PostgreSQL starts, or still reads the WAL that it had: it may have more than it can say now.
+    pub pending: bool,
 }
 
 /// A long task.

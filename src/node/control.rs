@@ -21,7 +21,7 @@ use crate::cluster::{ClusterRecord, Key};
 use crate::config::ClusterSettings;
 use crate::config::cluster_settings::merge_patch;
 use crate::kv::command::{Command, Response, TxnRequest};
-use crate::postgres::Instance;
+use crate::postgres::{Instance, SqlRole};
 use crate::raft::{Store, StoreError};
 use crate::types::NodeName;
 
@@ -262,7 +262,10 @@ impl Control for NodeControl {
 
     fn position(&self) -> Answer<'_, Position> {
         Box::pin(async {
-            let promotable = self.snapshot.borrow().promotable;
+            let (promotable, candidate) = {
+                let snapshot = self.snapshot.borrow();
+                (snapshot.promotable, snapshot.candidate)
+            };
             let Some(instance) = &self.instance else {
                 return Ok(Position {
                     name: self.me.clone(),
@@ -270,18 +273,25 @@ impl Control for NodeControl {
                     promotable: false,
                     timeline: None,
                     position: None,
+                    pending: false,
                 });
             };
             let _one = self.asking.lock().await;
             // Asked afresh: the answer decides who leads, the snapshot may be a heartbeat old.
             let status = instance.status().await.ok();
             let writable = status.as_ref().is_some_and(|status| !status.in_recovery());
+            let pending = match status.as_ref().map(|status| &status.role) {
+                None => true,
+                Some(SqlRole::Replica(replica)) => replica.replaying,
+                Some(SqlRole::Primary(_)) => false,
+            };
             Ok(Position {
                 name: self.me.clone(),
                 writable,
                 promotable: promotable && status.as_ref().is_some_and(|status| status.in_recovery()),
                 timeline: status.as_ref().map(|status| status.timeline),
                 position: status.as_ref().map(|status| status.position()),
+                pending: candidate && pending,
             })
         })
     }

@@ -256,6 +256,38 @@ fn quote_directory(dir: &str) -> String {
     if dir.contains([',', '"', ' ']) { format!("\"{}\"", dir.replace('"', "\"\"")) } else { dir.to_owned() }
 }
 
+/// The directories of such a list; what is no path from the root (an abstract socket has no lock file) is left out.
+///
+/// Source: PostgreSQL `SplitDirectoriesString`.
+pub(super) fn split_directories(list: &str) -> Vec<String> {
+    let mut directories = Vec::new();
+    let mut rest = list.trim();
+    while !rest.is_empty() {
+        let (directory, after) = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let mut end = 0;
+                while let Some(at) = quoted[end..].find('"') {
+                    end += at;
+                    if !quoted[end + 1..].starts_with('"') {
+                        break;
+                    }
+                    end += 2;
+                }
+                (quoted[..end].replace("\"\"", "\""), quoted.get(end + 1..).unwrap_or_default())
+            }
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].trim().to_owned(), &rest[end..])
+            }
+        };
+        if directory.starts_with('/') {
+            directories.push(directory);
+        }
+        rest = after.trim_start().trim_start_matches(',').trim_start();
+    }
+    directories
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,6 +379,16 @@ mod tests {
         let managed = wanted(&Inputs { synchronous_standby_names: Some("ANY 1 (\"b\")"), ..inputs(&dynamic, &local) });
         assert_eq!(managed.file["synchronous_standby_names"], "ANY 1 (\"b\")");
         assert_eq!(managed.refused.len(), 1);
+    }
+
+    #[test]
+    fn directories_come_out_of_a_list_as_they_went_in() {
+        for odd in ["/run/a", "/run/a b", "/run/a,b", "/run/\"a\"", "/run/\""] {
+            let list = format!("/tmp, {},@abstract,/var/run", quote_directory(odd));
+            assert_eq!(split_directories(&list), ["/tmp", odd, "/var/run"], "{list}");
+        }
+        assert!(split_directories("").is_empty());
+        assert_eq!(split_directories("\"/unfinished"), [""; 0]);
     }
 
     #[test]

@@ -7,6 +7,9 @@
 ///
 /// 1. Scalars. The timeline of a primary comes from the name of its current WAL file: the control file learns the
 ///    new timeline only with the first checkpoint after a promotion.
+///    A standby asks for a WAL stream only when it has read all WAL that it had (archive and `pg_wal`), and waits
+///    for more (`RecoveryRetrieveRetryInterval`) only then: before, its positions are no measure of what it has.
+///    Source: PostgreSQL, `xlogrecovery.c`, `WaitForWALToBecomeAvailable`.
 /// 2. The WAL receiver (`flushed_lsn` exists since 13; before that it was `received_lsn`).
 /// 3. WAL senders with their slots.
 /// 4. Replication slots (`failover`, `synced`: 17; `invalidation_reason`: 17).
@@ -23,6 +26,11 @@ SELECT pg_is_in_recovery() AS in_recovery,
        pg_last_wal_receive_lsn() AS receive_lsn,
        pg_last_wal_replay_lsn() AS replay_lsn,
        CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END AS replay_paused,
+       CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() IS NOT NULL THEN false
+            ELSE NOT EXISTS (SELECT FROM pg_stat_activity
+                              WHERE backend_type = 'startup'
+                                AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval',
+                                                   'RecoveryWalAll')) END AS replaying,
        to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')||'+00:00' AS replay_time,
        (SELECT timeline_id FROM pg_control_checkpoint()) AS checkpoint_timeline,
        (SELECT min_recovery_end_timeline FROM pg_control_recovery()) AS recovery_timeline,

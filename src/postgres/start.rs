@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Instance;
 use super::process::base_environment;
+use super::settings::split_directories;
 
 /// A command that starts the postmaster in the foreground; the fields are those of the guardian's request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub struct StartSpec {
     pub args: Vec<String>,
     /// The whole environment; nothing else is inherited.
     pub env: BTreeMap<String, String>,
+    /// The directories of its unix sockets.
+    pub socket_dirs: Vec<PathBuf>,
     /// Working directory: the data directory.
     pub cwd: PathBuf,
     /// The user to become; none when it is the one that we are.
@@ -35,7 +38,9 @@ impl Instance {
         let data_dir = self.config.data_dir.to_string_lossy().into_owned();
         let mut args = vec!["-D".to_owned(), data_dir.clone()];
         // On the command line nothing can override them: neither the base file nor ALTER SYSTEM.
-        for (name, value) in self.controlled() {
+        let controlled = self.controlled();
+        let socket_dirs = controlled.get("unix_socket_directories").map(|list| split_directories(list));
+        for (name, value) in controlled {
             args.push("-c".to_owned());
             args.push(format!("{name}={value}"));
         }
@@ -49,6 +54,7 @@ impl Instance {
             program: self.binaries.program("postgres"),
             args,
             env,
+            socket_dirs: socket_dirs.unwrap_or_default().into_iter().map(PathBuf::from).collect(),
             cwd: self.config.data_dir.clone(),
             uid: self.user.switch.then_some(self.user.uid),
             gid: self.user.switch.then_some(self.user.gid),

@@ -133,6 +133,8 @@ pub struct ReplicaState {
     pub received: Lsn,
     /// Replayed.
     pub replayed: Lsn,
+    /// It has not read all the WAL yet that it had when it started: there may be more than `received`.
+    pub replaying: bool,
     /// Replay was paused, by a person or by a parameter that is too small.
     pub replay_paused: bool,
     /// Commit time of the last replayed transaction, `YYYY-MM-DD HH:MM:SS.ffffff+00:00`.
@@ -313,6 +315,7 @@ fn read_replica(row: &TextRow, receiver: Option<WalReceiver>) -> Result<ReplicaS
     Ok(ReplicaState {
         received: replayed.max(received).max(flushed),
         replayed,
+        replaying: row.flag("replaying"),
         replay_paused: row.flag("replay_paused"),
         replayed_timestamp: row.text("replay_time").map(str::to_owned),
         receiver,

@@ -79,7 +79,11 @@ async fn a_reused_pid_in_postmaster_pid_does_not_block_the_start() {
     world.put("standby.signal", "");
     let mut other = as_user(Command::new("sleep").arg("1000")).spawn().unwrap();
     // PostgreSQL alone would refuse for ever: the number is alive, and it is the same user's.
-    world.put("postmaster.pid", &format!("{}\n{}\n1\n", other.id(), world.data_dir.display()));
+    let stale = format!("{}\n{}\n1\n", other.id(), world.data_dir.display());
+    world.put("postmaster.pid", &stale);
+    // So it would for the locks of its sockets.
+    let lock = world.data_dir.parent().unwrap().join(format!(".s.PGSQL.{}.lock", world.port));
+    std::fs::write(&lock, &stale).unwrap();
     let (guardian, _) = world.attach().await;
     guardian.start(world.request(StartMode::Standby)).await.unwrap();
     world.connect().await;

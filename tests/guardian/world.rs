@@ -152,6 +152,7 @@ impl World {
             program: bin("postgres"),
             args,
             env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+            socket_dirs: vec![self.directory.path().to_owned()],
             cwd: None,
             uid: user().map(|(uid, _)| uid),
             gid: user().map(|(_, gid)| gid),

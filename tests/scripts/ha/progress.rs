@@ -75,6 +75,7 @@ impl World {
             in_recovery: !writable,
             timeline: control.timeline,
             position: control.checkpoint.max(control.min_recovery_end),
+            replaying: false,
             streaming: false,
             follows,
             standbys: std::collections::BTreeMap::new(),

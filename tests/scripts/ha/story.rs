@@ -10,13 +10,13 @@
 //! handover from=n1 to=n2 at=0/5000             damaged leader "why"    record fresh|stale 6s|unknown "why"
 //!
 //! primary at=0/5000 [timeline=1] [term=100]    this node runs, leads, and has a permit for 3 s
-//! standby at=0/5000 [timeline=1] [of=n2] [streaming=no]    this node runs as a standby
+//! standby at=0/5000 [timeline=1] [of=n2] [streaming=no] [replaying=yes]    this node runs as a standby
 //! stopped clean|crashed|clean-standby|crashed-standby [at= reached= timeline= signal=yes exit=crash]
 //! data empty | foreign "why" | incomplete "why" | unreadable "why" | of 8
 //! process absent|crashed|standby|writable|stopping|unknown     server silent 3s | unknown "why"
 //! permit 3s [term=100] | over | none           guardian-permit ..., from an agent before this one
 //! streams n2 at=0/5000 [catching-up=yes]    streams nobody
-//! peer n2 [at= timeline= writable=yes promotable=no]    peer n2 silent    peer n2 late
+//! peer n2 [at= timeline= writable=yes promotable=no pending=yes]    peer n2 silent    peer n2 late
 //! task initdb|basebackup|rewind [from=n2] | none         set pause=yes nofailover=yes rewind=no lag=1000 ...
 //! remember stopped=1s ...          what the node has kept in mind, as "so long ago" or a number
 //! stop-node                        the node is asked to stop           after 2s    time passes
@@ -321,10 +321,12 @@ impl Story {
         let position = words.lsn("at").expect("it has a position");
         let follows = words.node("of");
         let streaming = words.yes("streaming").unwrap_or(follows.is_some());
+        let replaying = words.yes("replaying").unwrap_or(false);
         let server = ServerView {
             in_recovery: !writable,
             timeline,
             position,
+            replaying,
             streaming,
             follows,
             standbys: std::collections::BTreeMap::new(),
@@ -375,6 +377,7 @@ impl Story {
             promotable: words.yes("promotable").unwrap_or(true),
             timeline: Some(words.timeline().unwrap_or(TimelineId(1))),
             position: words.lsn("at"),
+            pending: words.yes("pending").unwrap_or(false),
         };
         let fact = match words.next().as_deref() {
             None => Fact::Fresh(answer),

@@ -153,6 +153,7 @@ prop_compose! {
         timeline in timeline(),
         position in position(),
         streaming in any::<bool>(),
+        replaying in any::<bool>(),
         follows in option::of(name()),
         standbys in btree_map(name(), (any::<bool>(), position()), 0..3),
     ) -> ServerView {
@@ -160,7 +161,7 @@ prop_compose! {
             .into_iter()
             .map(|(name, (streaming, flushed))| (name, StandbyView { streaming, flushed }))
             .collect();
-        ServerView { in_recovery, timeline, position, streaming, follows, standbys }
+        ServerView { in_recovery, timeline, position, replaying, streaming, follows, standbys }
     }
 }
 
@@ -170,8 +171,9 @@ prop_compose! {
         promotable in any::<bool>(),
         timeline in option::of(timeline()),
         position in option::of(position()),
+        pending in prop::bool::weighted(0.2),
     ) -> PeerView {
-        PeerView { writable, promotable, timeline, position }
+        PeerView { writable, promotable, timeline, position, pending }
     }
 }
 
