@@ -307,7 +307,7 @@ impl Node {
         let raft = started.map_err(|e| Error::Start { why: e.to_string() })?;
         let raft = self.raft.get_or_init(|| raft);
         self.started.send_replace(true);
-        tokio::spawn(upkeep::watch_engine(Arc::downgrade(self), raft.metrics()));
+        tokio::spawn(upkeep::watch_engine(Arc::downgrade(self), raft.server_metrics(), raft.metrics()));
         tokio::spawn(upkeep::keep_house(Arc::downgrade(self)));
         Ok(raft)
     }

@@ -82,5 +82,7 @@ pub type Snapshot = openraft::alias::SnapshotOf<TypeConfig, bytes::Bytes>;
 pub type Raft = openraft::Raft<TypeConfig, super::machine::Machine>;
 /// Tells when the engine's published state changes.
 pub type MetricsWatch = openraft::alias::WatchReceiverOf<TypeConfig, Metrics>;
+/// Announces changes of leadership and membership only; the other one also each heartbeat.
+pub type ServerWatch = openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>;
 /// The engine's published state.
 pub type Metrics = openraft::RaftMetrics<TypeConfig>;

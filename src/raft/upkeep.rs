@@ -6,7 +6,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::node::{Node, SLOW_SYNC};
-use super::types::{MetricsWatch, StoredMembership};
+use super::types::{MetricsWatch, ServerWatch, StoredMembership};
 use crate::types::NodeName;
 
 /// A snapshot is due when the log has grown by so many bytes, however few entries that are.
@@ -14,27 +14,21 @@ const LOG_BYTES: u64 = 4 * 1024 * 1024;
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
 /// Publishes leadership and ends the process when the engine ends on its own.
-pub async fn watch_engine(node: Weak<Node>, mut metrics: MetricsWatch) {
+pub async fn watch_engine(node: Weak<Node>, mut server: ServerWatch, engine: MetricsWatch) {
     let mut known: Option<Arc<StoredMembership>> = None;
     loop {
         let Some(node) = node.upgrade() else { return };
         if node.stopping.is_cancelled() {
             return;
         }
-        let (ended, leader, moved) = {
-            let now = metrics.borrow_and_update();
+        let (leader, moved) = {
+            let now = server.borrow_and_update();
             node.note_leading(now.current_leader == Some(now.id));
             let leader = now.current_leader.and_then(|id| now.membership_config.get_node(&id).cloned());
             let moved = known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &now.membership_config));
             let moved = moved.then(|| Arc::clone(&now.membership_config));
-            (now.running_state.clone().err(), leader, moved)
+            (leader, moved)
         };
-        if let Some(error) = ended {
-            if !node.stopping.is_cancelled() {
-                (node.fatal)(&format!("the store's consensus engine stopped: {error}"));
-            }
-            return;
-        }
         let name = leader.and_then(|member| member.name.parse::<NodeName>().ok());
         node.leader_name.send_if_modified(|known| {
             let changed = *known != name;
@@ -52,12 +46,15 @@ pub async fn watch_engine(node: Weak<Node>, mut metrics: MetricsWatch) {
         let stopping = node.stopping.clone();
         drop(node);
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { break },
+            changed = server.changed() => if changed.is_err() { break },
             () = stopping.cancelled() => return,
         }
     }
     if let Some(node) = node.upgrade().filter(|node| !node.stopping.is_cancelled()) {
-        (node.fatal)("the store's consensus engine ended unexpectedly");
+        match &engine.borrow_watched().running_state {
+            Err(error) => (node.fatal)(&format!("the store's consensus engine stopped: {error}")),
+            Ok(()) => (node.fatal)("the store's consensus engine ended unexpectedly"),
+        }
     }
 }
 
