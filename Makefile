@@ -15,7 +15,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql demo test check fix soak bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients demo test check fix soak bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,13 +62,29 @@ setup-postgresql:
 	  echo "for example: dnf install postgresql-server, pacman -S postgresql, zypper install postgresql-server"; exit 1; \
 	fi
 
+# What the tests compare with: etcd's own command line.
+setup-clients:
+	@if command -v etcdctl >/dev/null; then exit 0; fi; \
+	if command -v apt-get >/dev/null; then \
+	  as_root() { \
+	    if [ "$$(id -u)" = 0 ]; then "$$@"; \
+	    elif command -v sudo >/dev/null; then sudo "$$@"; \
+	    else echo "etcdctl is missing. Install it as root: apt-get install etcd-client"; exit 1; fi; }; \
+	  set -e; \
+	  echo "installing etcdctl, for the tests"; \
+	  as_root apt-get update -q; \
+	  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y etcd-client; \
+	else \
+	  echo "etcdctl is missing. The tests need etcd's client, version 3.4 or newer (macOS: brew install etcd)."; exit 1; \
+	fi
+
 demo: setup
 	$(CARGO) build --release --locked
 	@exec $(CARGO) run --release --locked --quiet -- dev $(ARGS)
 
 # One profile and one set of features for everything, so that nothing is compiled twice. The tests come last:
 # their summary is what is read. The end-to-end tests take turns by themselves.
-test: setup
+test: setup setup-clients
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --no-deps --locked --document-private-items --lib

@@ -90,7 +90,7 @@ fn random_phase() {
 
 /// Repeats one scenario on a cluster of its own.
 fn repeat(name: &str, trials: usize, mut trial: impl FnMut(&mut Cluster) -> Outcome) -> Row {
-    let mut cluster = Cluster::boot(&name.replace(' ', "-"));
+    let mut cluster = Cluster::boot(&name.replace(',', "").replace(' ', "-"));
     let mut row = Row::new(name);
     for _ in 0..trials {
         cluster.until_healthy();

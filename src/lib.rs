@@ -37,6 +37,7 @@
 //! | [`postgres`] | effects on one local PostgreSQL | decisions, other nodes' roles |
 //! | [`agent`] | the loop: where the core meets effects | HTTP handlers |
 //! | [`api`] | REST, answered from the published snapshot | PostgreSQL, Raft |
+//! | [`etcd`] | etcd's API, gRPC and JSON, for etcd's clients | decisions; users and roles |
 //! | [`cli`], [`dev`] | the command line; a whole cluster on one machine | |
 //! | [`node`] | builds and wires all of it | |
 //!
@@ -49,6 +50,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod dev;
+pub mod etcd;
 pub mod guardian;
 pub mod ha;
 pub mod kv;

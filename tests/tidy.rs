@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postgres", &["types", "telemetry"]),
     ("agent", &["types", "telemetry", "kv", "cluster", "ha", "config", "raft", "guardian", "postgres"]),
     ("api", &["types", "telemetry", "config", "agent"]),
-    ("etcd", &["types", "telemetry", "kv", "config", "raft"]),
+    ("etcd", &["types", "telemetry", "kv", "cluster", "config", "raft"]),
     ("router", &["types", "telemetry", "cluster", "config", "agent"]),
     ("dashboard", &["telemetry"]),
     (
@@ -81,7 +81,7 @@ const IMPURE_WORDS: &[&str] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("openraft", &["src/raft/"]),
     ("sled", &["src/raft/disk.rs", "src/raft/disk/"]),
-    ("tonic", &[]),
+    ("tonic", &["src/etcd/"]),
     ("axum", &["src/api/", "src/dashboard/", "src/etcd/", "src/raft/server.rs", "src/node.rs", "src/node/"]),
     ("tokio_postgres", &["src/postgres/", "src/dev/write_probe.rs", "src/cli/"]),
 ];

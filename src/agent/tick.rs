@@ -27,6 +27,10 @@ use crate::types::{Mono, NodeName, WallTime};
 /// Two decisions in a row that change nothing are at least so far apart.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
+/// A primary that has been well for so long after a crash has recovered from it: the next crash is the first again.
+/// Giving leadership away for crashes that lie further apart would lose writes to gain nothing.
+const STEADY: Duration = Duration::from_secs(2);
+
 /// The loop of one node with PostgreSQL.
 pub struct Agent {
     /// Looks.
@@ -166,7 +170,7 @@ impl Agent {
             }
             Reason::LeaderHealthy { .. } => {
                 memory.catching_up_since = None;
-                let settled = |at: &Mono| Duration::from_secs(60) < view.now.since(*at);
+                let settled = |at: &Mono| STEADY < view.now.since(*at);
                 if memory.crash_restarts.last().is_some_and(settled) {
                     memory.crash_restarts.clear();
                 }

@@ -36,32 +36,39 @@ const DRAIN: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another process has it, most likely another howdah.
-    #[error("listen on {address}: the port is in use; stop what uses it, or change restapi.listen")]
+    #[error("listen on {address}: the port is in use; stop what uses it, or change {key}")]
     InUse {
         /// Where.
         address: String,
+        /// The setting that names it.
+        key: &'static str,
         /// What the system said.
         #[source]
         source: std::io::Error,
     },
     /// Anything else.
     #[error(
-        "listen on {address}: check that restapi.listen names an address of this machine and a port that this user may open"
+        "listen on {address}: check that {key} names an address of this machine and a port that this user may open"
     )]
     Failed {
         /// Where.
         address: String,
+        /// The setting that names it.
+        key: &'static str,
         /// What the system said.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// Opens the listeners of `restapi.listen`, one for each host.
+/// Opens the listeners of the setting `key`, one for each host.
 ///
 /// # Errors
 /// [`ListenError`], naming the address.
-pub async fn listen(addresses: &crate::config::ListenAddresses) -> Result<Vec<TcpListener>, ListenError> {
+pub async fn listen(
+    addresses: &crate::config::ListenAddresses,
+    key: &'static str,
+) -> Result<Vec<TcpListener>, ListenError> {
     let mut listeners = Vec::new();
     for host in &addresses.hosts {
         let host = if host == "*" { "0.0.0.0" } else { host };
@@ -70,8 +77,8 @@ pub async fn listen(addresses: &crate::config::ListenAddresses) -> Result<Vec<Tc
             Err(source) => {
                 let address = format!("{host}:{}", addresses.port);
                 return Err(match source.kind() {
-                    std::io::ErrorKind::AddrInUse => ListenError::InUse { address, source },
-                    _ => ListenError::Failed { address, source },
+                    std::io::ErrorKind::AddrInUse => ListenError::InUse { address, key, source },
+                    _ => ListenError::Failed { address, key, source },
                 });
             }
         }

@@ -108,6 +108,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         connect_address: restapi.as_ref().map(|api| &api.connect_address),
         pg_data_dir: postgresql.as_ref().and_then(|pg| Some(pg.as_ref()?.data_dir.as_path())),
     });
+    let etcd_listen = reader.optional("etcd.listen");
     let raft = identity.and_then(|identity| read_raft(reader, members, identity));
     Some(Config {
         path: path.to_owned(),
@@ -115,6 +116,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         scope: scope?,
         name: name?,
         namespace,
+        etcd_listen,
         ctl: ctl.or_else(|| restapi.as_ref()?.authentication.clone()),
         restapi: restapi?,
         postgresql: match postgresql {

@@ -27,6 +27,8 @@ pub struct Config {
     pub raft: RaftConfig,
     /// The main port.
     pub restapi: RestApiConfig,
+    /// Where etcd's clients find a listener of their own; none = on the main port only.
+    pub etcd_listen: Option<ListenAddresses>,
     /// What clients of the main port send along.
     pub ctl: Option<Credentials>,
     /// The local PostgreSQL; none = a witness.

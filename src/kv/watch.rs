@@ -182,8 +182,14 @@ impl Watchers {
 
     /// Hand the events of a command that was just applied to the watchers that are waiting for them.
     pub fn on_applied(&mut self, applied: &Applied) -> Vec<(WatchId, WatchBatch)> {
+        self.on_events(&applied.events)
+    }
+
+    /// As [`Watchers::on_applied`], for callers that have only the events. They may come later than the state
+    /// moves: a watcher that was created or caught up meanwhile takes nothing twice.
+    pub fn on_events(&mut self, events: &[Event]) -> Vec<(WatchId, WatchBatch)> {
         let mut out = Vec::new();
-        for events in applied.events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision) {
+        for events in events.chunk_by(|a, b| a.kv.mod_revision == b.kv.mod_revision) {
             let revision = events[0].kv.mod_revision;
             for (&id, watcher) in &self.by_id {
                 if watcher.catching_up || watcher.floor > revision {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::agent::act::Actor;
 use crate::agent::journal::Journal;
@@ -44,10 +44,11 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// # Errors
 /// One sentence with its causes when a part cannot start. After that everything is handled inside.
 pub async fn run(config: Config) -> Result<()> {
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
-    let listeners = api::server::listen(&config.restapi.listen).await?;
+    let listeners = api::server::listen(&config.restapi.listen, "restapi.listen").await?;
+    let etcd_listeners = match &config.etcd_listen {
+        Some(addresses) => api::server::listen(addresses, "etcd.listen").await?,
+        None => Vec::new(),
+    };
     let instance = config.postgresql.as_ref().map(|pg| parts::instance(&config, pg)).transpose()?;
     if let Some(instance) = &instance {
         check_place(instance).await?;
@@ -70,10 +71,15 @@ pub async fn run(config: Config) -> Result<()> {
         instance: instance.clone(),
         asking: tokio::sync::Mutex::new(()),
     });
-    let router = parts::router(&config, snapshot.clone(), control).await.merge(crate::raft::raft_routes(raft_server));
     let port_shutdown = CancellationToken::new();
+    let etcd = parts::etcd(&config, &store, &space, &port_shutdown);
+    let rest = parts::router(&config, snapshot.clone(), control).await;
+    let router = rest.merge(crate::raft::raft_routes(raft_server)).merge(etcd.main_port());
     for listener in listeners {
         tokio::spawn(api::serve(listener, router.clone(), port_shutdown.clone()));
+    }
+    for listener in etcd_listeners {
+        tokio::spawn(api::serve(listener, etcd.listener(), port_shutdown.clone()));
     }
     info!(address = %config.restapi.connect_address, version = env!("CARGO_PKG_VERSION"), "node started");
     let ending = match (&config.postgresql, instance) {

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::agent::logins::{Logins, Role};
 use crate::agent::snapshot::Snapshot;
 use crate::api::{self, Access, ApiState, Control};
+use crate::cluster::keys::KeySpace;
 use crate::config::Config;
 use crate::config::node::{PostgresqlConfig, RoleConfig, WatchdogMode};
+use crate::etcd::Etcd;
 use crate::guardian::{WatchdogConfig, WatchdogMode as GuardianWatchdog};
 use crate::postgres::{Instance, InstanceConfig};
+use crate::raft::Store;
 use crate::telemetry::redact::Secret;
 
 /// The local PostgreSQL. Looks for its programs and its user; changes nothing.
@@ -57,6 +61,13 @@ pub(super) async fn router(
 ) -> api::Routes {
     let access = Arc::new(Access::resolve(&config.restapi).await);
     api::routes(ApiState { snapshot, control, access })
+}
+
+/// etcd's API. It asks for no password: where REST does, what REST guards is closed to it.
+pub(super) fn etcd(config: &Config, store: &Store, space: &KeySpace, closing: &CancellationToken) -> Etcd {
+    let restapi = &config.restapi;
+    let record_open = restapi.authentication.is_none() && restapi.allowlist.is_empty();
+    Etcd::new(store.clone(), &config.scope, space.clone(), record_open, closing.clone())
 }
 
 /// The roles, without the passwords that the file leaves out.

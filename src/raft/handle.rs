@@ -18,7 +18,7 @@ use super::link::CallError;
 use super::machine::Applied;
 use super::node::Node;
 use super::server::RaftServer;
-use super::status::{MemberInfo, RaftStatus};
+use super::status::{MemberInfo, RaftStatus, Vitals};
 use super::types::Proposal;
 use super::wire::{Class, ClientError, ClientRequest, ClientResponse, KeyGuard, RenewOutcome, Request};
 use super::{FatalHook, bootstrap, codec, membership};
@@ -235,6 +235,11 @@ impl Store {
             ClientResponse::Remaining(millis) => Ok(millis.map(Duration::from_millis)),
             other => Err(leader::unexpected(&other)),
         }
+    }
+
+    /// What goes into the head of every answer; cheaper than [`Store::status`].
+    pub fn vitals(&self) -> Vitals {
+        Vitals::of(&self.node)
     }
 
     /// The store as this node sees it.

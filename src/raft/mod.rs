@@ -50,7 +50,7 @@ pub use force::{ForceReport, force_new_cluster};
 pub use handle::{Consistency, ReadGuarantee, Store, StoreConfig};
 pub use machine::Applied;
 pub use server::{RaftServer, raft_routes};
-pub use status::{MemberInfo, RaftStatus, Role};
+pub use status::{MemberInfo, RaftStatus, Role, Vitals};
 pub use wire::{KeyGuard, RenewOutcome};
 
 /// Called once, with a sentence, when this node cannot be a member any more (its disk failed, the

@@ -54,6 +54,8 @@ pub struct Node {
     pub(super) leader_name: watch::Sender<Option<NodeName>>,
     /// Since when this node leads.
     pub(super) leading_since: Mutex<Option<Mono>>,
+    /// When a leader last sent something that was accepted. The engine itself forgets a leader only for another one.
+    heard_leader: Mutex<Option<Mono>>,
     /// What this node answers about its formation before the engine runs.
     pub(super) formation: Mutex<Formation>,
     pub(super) election_min: OnceLock<Duration>,
@@ -92,6 +94,7 @@ impl Node {
             invited: watch::Sender::new(Vec::new()),
             leader_name: watch::Sender::new(None),
             leading_since: Mutex::new(None),
+            heard_leader: Mutex::new(None),
             formation: Mutex::new(Formation::Blank),
             election_min: OnceLock::new(),
             raft: OnceLock::new(),
@@ -169,6 +172,16 @@ impl Node {
         }
     }
 
+    fn note_leader(&self) {
+        *self.heard_leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
+    }
+
+    /// How long ago a leader was last heard of; none if never.
+    pub fn leader_heard(&self) -> Option<Duration> {
+        let heard = *self.heard_leader.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|at| clock::now().since(at))
+    }
+
     /// How long this node has led; none while it does not.
     pub fn leading_for(&self) -> Option<Duration> {
         let since = self.leading_since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,7 +215,12 @@ impl Node {
             return Response::NotReady("the log is full".to_owned());
         }
         match raft.append_entries(rpc).await {
-            Ok(response) => Response::Append(response),
+            Ok(response) => {
+                if response.is_success() {
+                    self.note_leader();
+                }
+                Response::Append(response)
+            }
             Err(error) => Response::NotReady(error.to_string()),
         }
     }
@@ -211,7 +229,10 @@ impl Node {
     pub async fn install(&self, vote: Vote, snapshot: Snapshot) -> Response {
         let Some(raft) = self.raft() else { return Response::NotReady("not started".to_owned()) };
         match raft.install_full_snapshot(vote, snapshot).await {
-            Ok(response) => Response::SnapshotDone(response),
+            Ok(response) => {
+                self.note_leader();
+                Response::SnapshotDone(response)
+            }
             Err(error) => Response::NotReady(error.to_string()),
         }
     }

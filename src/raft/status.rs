@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::Instant;
+use openraft::async_runtime::watch::WatchReceiver;
 use serde::Serialize;
 
 use super::membership::heard;
@@ -83,6 +84,27 @@ pub struct RaftStatus {
     pub generation: u64,
 }
 
+/// The little of a [`RaftStatus`] that is asked for with every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vitals {
+    /// This node's id; zero while it has none.
+    pub id: u64,
+    /// The Raft term; never goes back on one node.
+    pub term: u64,
+    /// Whether a leader is known that this node believes in.
+    pub has_leader: bool,
+}
+
+impl Vitals {
+    pub(super) fn of(node: &Node) -> Self {
+        let Some(raft) = node.raft() else { return Self { id: node.id(), term: 0, has_leader: false } };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let has_leader = metrics.current_leader.is_some() && !is_stale_leader(node, &metrics);
+        Self { id: metrics.id, term: metrics.current_term, has_leader }
+    }
+}
+
 fn role(metrics: &Metrics) -> Role {
     match metrics.state {
         ServerState::Learner => Role::Learner,
@@ -93,10 +115,13 @@ fn role(metrics: &Metrics) -> Role {
     }
 }
 
-/// A leader that has not heard a majority for an election timeout may have a successor.
+/// A leader that has not heard a majority for an election timeout may have a successor; one that its followers have not
+/// heard for so long is not there.
 fn is_stale_leader(node: &Node, metrics: &Metrics) -> bool {
-    let voters = metrics.membership_config.voter_ids().count();
-    if metrics.state != ServerState::Leader || voters <= 1 {
+    if metrics.state != ServerState::Leader {
+        return node.leader_heard().is_none_or(|ago| ago > node.config.election_max * 2);
+    }
+    if metrics.membership_config.voter_ids().count() <= 1 {
         return false;
     }
     metrics.last_quorum_acked.is_none_or(|at| at.into_inner().elapsed() > node.config.election_max * 2)

@@ -178,7 +178,7 @@ async fn both_versions_of_http_and_keep_alive() {
 async fn a_port_in_use_is_named() {
     let node = FakeNode::start(|_| {}).await;
     let addresses = format!("127.0.0.1:{}", node.port).parse().unwrap();
-    let error = howdah::api::server::listen(&addresses).await.expect_err("in use");
+    let error = howdah::api::server::listen(&addresses, "restapi.listen").await.expect_err("in use");
     let said =
         format!("listen on 127.0.0.1:{}: the port is in use; stop what uses it, or change restapi.listen", node.port);
     assert_eq!(error.to_string(), said);

@@ -1,0 +1,129 @@
+//! The service `KV`: ranges, puts, deletions, transactions, compaction.
+
+use tonic::{Request, Response as Answer, Status};
+
+use super::convert;
+use super::pb::etcdserverpb as pb;
+use super::pb::etcdserverpb::kv_server::Kv;
+use super::{Etcd, error};
+use crate::kv::command::{Command, RequestOp, Response, TxnRequest};
+
+/// The store has answered a change with the answer to another one.
+fn unexpected(response: &Response) -> Status {
+    Status::internal(format!("etcdserver: unexpected answer {response:?}"))
+}
+
+/// Whether all ranges of a transaction that only reads may be answered from local state.
+fn all_serializable(ops: &[pb::RequestOp]) -> bool {
+    use super::pb::etcdserverpb::request_op::Request;
+    ops.iter().all(|op| match &op.request {
+        Some(Request::RequestRange(range)) => range.serializable,
+        Some(Request::RequestTxn(txn)) => all_serializable(&txn.success) && all_serializable(&txn.failure),
+        _ => true,
+    })
+}
+
+/// Whether a transaction cannot write, whichever way it goes.
+fn only_reads(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| match op {
+        RequestOp::Range(_) => true,
+        RequestOp::Txn(inner) => only_reads(inner),
+        RequestOp::Put(_) | RequestOp::DeleteRange(_) | RequestOp::Empty => false,
+    })
+}
+
+impl Etcd {
+    async fn read_txn(&self, txn: &TxnRequest, local: bool) -> Result<Option<Answer<pb::TxnResponse>>, Status> {
+        self.store
+            .read(|state| state.check(&Command::Txn(txn.clone())))
+            .map_err(|refusal| error::rejected(&refusal))?;
+        self.guard.read_txn(txn)?;
+        if !local {
+            self.linearize().await?;
+        }
+        let Some(result) = self.store.read(|state| state.read_txn(txn)) else { return Ok(None) };
+        let mut response = result.map_err(|refusal| error::rejected(&refusal))?;
+        self.guard.hide_in_txn(&mut response);
+        let header = self.header_at(response.revision);
+        Ok(Some(Answer::new(convert::txn_out(response, header))))
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for Etcd {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Answer<pb::RangeResponse>, Status> {
+        self.require_leader(request.metadata())?;
+        let request = request.into_inner();
+        let local = request.serializable;
+        let range = convert::range_in(request)?;
+        self.guard.read(&range.key, &range.range_end)?;
+        if !local {
+            self.linearize().await?;
+        }
+        let result = self.store.read(|state| {
+            let mut response = state.range(&range)?;
+            self.guard.hide(&range, &mut response, state);
+            Ok(response)
+        });
+        let response = result.map_err(|refusal| error::rejected(&refusal))?;
+        let header = self.header_at(response.revision);
+        Ok(Answer::new(convert::range_out(response, header)))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Answer<pb::PutResponse>, Status> {
+        self.require_leader(request.metadata())?;
+        match self.change(Command::Put(convert::put_in(request.into_inner()))).await? {
+            Response::Put(response) => {
+                let header = self.header_at(response.revision);
+                Ok(Answer::new(convert::put_out(response, header)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Answer<pb::DeleteRangeResponse>, Status> {
+        self.require_leader(request.metadata())?;
+        match self.change(Command::DeleteRange(convert::delete_in(request.into_inner()))).await? {
+            Response::DeleteRange(response) => {
+                let header = self.header_at(response.revision);
+                Ok(Answer::new(convert::delete_out(response, header)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Answer<pb::TxnResponse>, Status> {
+        self.require_leader(request.metadata())?;
+        let request = request.into_inner();
+        let local = all_serializable(&request.success) && all_serializable(&request.failure);
+        let has_ops = !request.success.is_empty() || !request.failure.is_empty();
+        let txn = convert::txn_in(request)?;
+        if only_reads(&txn)
+            && let Some(answer) = self.read_txn(&txn, local && has_ops).await?
+        {
+            return Ok(answer);
+        }
+        match self.change(Command::Txn(txn)).await? {
+            Response::Txn(mut response) => {
+                self.guard.hide_in_txn(&mut response);
+                let header = self.header_at(response.revision);
+                Ok(Answer::new(convert::txn_out(response, header)))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn compact(&self, request: Request<pb::CompactionRequest>) -> Result<Answer<pb::CompactionResponse>, Status> {
+        self.require_leader(request.metadata())?;
+        let revision = request.into_inner().revision;
+        match self.change(Command::Compact { revision }).await? {
+            Response::Compact { revision } => {
+                Ok(Answer::new(pb::CompactionResponse { header: Some(self.header_at(revision)) }))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! etcd's v3 API over the replicated store: gRPC, and the same as JSON over HTTP.
+//!
+//! ```text
+//! gRPC  /etcdserverpb.KV/Range ...  --+                       +-- reads: local state, after a leader's word
+//!                                     +-> Etcd (kv, lease, ...) -- changes: guard, then one log entry
+//! JSON  POST /v3/kv/range ...       --+                       +-- watches: one task and one queue per stream
+//! ```
+//! Any node serves everything; what only the Raft leader can do is forwarded inside one request. Texts, numbers and
+//! odd corners are etcd's (identity 3.6), because clients match on them.
+//!
+//! The record that decides who may write to PostgreSQL lives in the same key space. [`guard`] sees to it that clients
+//! change only what Patroni's own tools change there, and read no passwords: decision record 0007.
+//!
+//! Deliberately absent: users and roles (every call says that authentication is not enabled), lock and election
+//! services, snapshots of the store, TLS.
+
+mod auth;
+mod cluster;
+mod convert;
+mod error;
+mod gateway;
+mod guard;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod pb;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::cluster::keys::KeySpace;
+use crate::kv::command::{Command, Response};
+use crate::raft::Store;
+use crate::types::ClusterName;
+use guard::Guard;
+use pb::etcdserverpb::ResponseHeader;
+use pb::etcdserverpb::auth_server::AuthServer;
+use pb::etcdserverpb::cluster_server::ClusterServer;
+use pb::etcdserverpb::kv_server::KvServer;
+use pb::etcdserverpb::lease_server::LeaseServer;
+use pb::etcdserverpb::maintenance_server::MaintenanceServer;
+use pb::etcdserverpb::watch_server::WatchServer;
+use pb::health::health_server::HealthServer;
+
+/// The version that clients are told: digits only, because Patroni reads each part as a number.
+const VERSION: &str = "3.6.8";
+/// The version of cluster and storage that goes with it.
+const MINOR_VERSION: &str = "3.6.0";
+
+/// A request's time when there is a leader. Source: etcd's request timeout, 5 s and two elections.
+const PATIENCE: Duration = Duration::from_secs(7);
+/// A request's time when no leader is known: long enough for an election, and no longer. etcd lets clients wait.
+const PATIENCE_WITHOUT_LEADER: Duration = Duration::from_millis(1500);
+
+/// Largest message that is read. Source: etcd, 1.5 MiB of request and 512 KiB around it.
+const MESSAGE_MAX: usize = crate::kv::MAX_REQUEST_BYTES + 512 * 1024;
+
+/// What etcd's clients talk to. Cheap to clone.
+#[derive(Clone)]
+pub struct Etcd {
+    store: Store,
+    guard: Arc<Guard>,
+    cluster_id: u64,
+    closing: CancellationToken,
+}
+
+impl Etcd {
+    /// The API over a store. `record_open` lets clients ask for a failover and edit the configuration through their
+    /// keys; to be false where REST asks for a password, which this API cannot. Streams end when `closing` is
+    /// cancelled.
+    pub fn new(
+        store: Store,
+        cluster: &ClusterName,
+        space: KeySpace,
+        record_open: bool,
+        closing: CancellationToken,
+    ) -> Self {
+        let digest = Sha256::digest(cluster.as_str().as_bytes());
+        let cluster_id = digest.iter().take(8).fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
+        Self { store, guard: Arc::new(Guard::new(space, record_open)), cluster_id, closing }
+    }
+
+    /// What the main port serves: gRPC, the JSON gateway and `/version`.
+    pub fn main_port(&self) -> Router {
+        self.grpc().merge(gateway::routes(self.clone())).merge(http::version_route())
+    }
+
+    /// What a listener of etcd's own serves: all that, and etcd's health checks and metrics, whose paths mean
+    /// something else on the main port.
+    pub fn listener(&self) -> Router {
+        self.main_port().merge(http::probe_routes(self.clone())).fallback(http::not_found)
+    }
+
+    fn grpc(&self) -> Router {
+        let me = || self.clone();
+        Router::new()
+            .route_service(
+                "/etcdserverpb.KV/{*method}",
+                KvServer::new(me()).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(usize::MAX),
+            )
+            .route_service(
+                "/etcdserverpb.Watch/{*method}",
+                WatchServer::new(me()).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(usize::MAX),
+            )
+            .route_service("/etcdserverpb.Lease/{*method}", LeaseServer::new(me()))
+            .route_service("/etcdserverpb.Cluster/{*method}", ClusterServer::new(me()))
+            .route_service("/etcdserverpb.Maintenance/{*method}", MaintenanceServer::new(me()))
+            .route_service("/etcdserverpb.Auth/{*method}", AuthServer::new(me()))
+            .route_service("/grpc.health.v1.Health/{*method}", HealthServer::new(me()))
+    }
+
+    /// The header of an answer, at a revision of the store. Zero leaves the revision out.
+    fn header_at(&self, revision: i64) -> ResponseHeader {
+        let vitals = self.store.vitals();
+        ResponseHeader { cluster_id: self.cluster_id, member_id: vitals.id, revision, raft_term: vitals.term }
+    }
+
+    /// The header of an answer at the store's present revision.
+    fn header(&self) -> ResponseHeader {
+        self.header_at(self.revision())
+    }
+
+    fn revision(&self) -> i64 {
+        self.store.read(crate::kv::State::revision)
+    }
+
+    fn patience(&self) -> Duration {
+        if self.store.vitals().has_leader { PATIENCE } else { PATIENCE_WITHOUT_LEADER }
+    }
+
+    /// A change, when the guard lets it through.
+    async fn change(&self, command: Command) -> Result<Response, Status> {
+        // What is wrong in itself is told before who may do it, as etcd does.
+        self.store.read(|state| state.check(&command)).map_err(|refusal| error::rejected(&refusal))?;
+        self.store.read(|state| self.guard.change(&command, state))?;
+        self.store.propose(command, self.patience()).await.map_err(|failure| error::status(&failure))
+    }
+
+    /// After this, local reads see everything that was acknowledged before.
+    async fn linearize(&self) -> Result<(), Status> {
+        let _seen = self.store.linearize(self.patience()).await.map_err(|failure| error::status(&failure))?;
+        Ok(())
+    }
+
+    /// Refuses when the request insists on a leader and none is known.
+    ///
+    /// Source: etcd, metadata `hasleader` (clientv3 `WithRequireLeader`).
+    fn require_leader(&self, metadata: &tonic::metadata::MetadataMap) -> Result<bool, Status> {
+        let required = metadata.get("hasleader").is_some_and(|value| value == "true");
+        if required && !self.store.vitals().has_leader {
+            return Err(error::no_leader());
+        }
+        Ok(required)
+    }
+}

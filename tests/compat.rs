@@ -1,0 +1,13 @@
+//! Real clients of etcd against three real nodes: what they print and what they do.
+//!
+//! nodes (witnesses, no PostgreSQL) -> etcdctl as Debian ships it | JSON over HTTP -> what etcd answers
+//! Expected texts and numbers are etcd's own.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test fails loudly and may talk")]
+
+#[path = "compat/etcdctl.rs"]
+mod etcdctl;
+#[path = "compat/gateway.rs"]
+mod gateway;
+#[path = "compat/nodes.rs"]
+mod nodes;

@@ -1,0 +1,208 @@
+//! Three nodes without PostgreSQL, as processes, on free ports of the loopback.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use howdah::telemetry::clock::now;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Long enough for anything that works.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Nodes {
+    directory: TempDir,
+    ports: Vec<u16>,
+    etcd_ports: Vec<u16>,
+    children: Vec<Option<Child>>,
+}
+
+/// Free ports, all different: they are held until all are known.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = now() + PATIENCE;
+    while !done() {
+        assert!(now() < end, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Nodes {
+    /// Starts them and waits for a leader.
+    pub fn start() -> Self {
+        let ports = free_ports(6);
+        let (ports, etcd_ports) = ports.split_at(3);
+        let directory = tempfile::Builder::new().prefix("howdah-compat-").tempdir().unwrap();
+        let mut nodes = Self {
+            directory,
+            ports: ports.to_vec(),
+            etcd_ports: etcd_ports.to_vec(),
+            children: vec![None, None, None],
+        };
+        for index in 0..3 {
+            nodes.write_file(index);
+            nodes.run(index);
+        }
+        until("there is a leader everywhere", || {
+            (0..3).all(|index| nodes.etcdctl(index, &["get", "x"]).status.success())
+        });
+        nodes
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn write_file(&self, index: usize) {
+        let members: serde_json::Map<String, Value> =
+            (0..3).map(|at| (format!("n{}", at + 1), json!(format!("127.0.0.1:{}", self.ports[at])))).collect();
+        let name = format!("n{}", index + 1);
+        let file = json!({
+            "scope": "compat",
+            "name": name,
+            "raft": {
+                "data_dir": self.path().join(&name),
+                "secret": "only for these tests",
+                "members": members,
+            },
+            "restapi": {"listen": format!("127.0.0.1:{}", self.ports[index])},
+            "etcd": {"listen": format!("127.0.0.1:{}", self.etcd_ports[index])},
+        });
+        // JSON is YAML.
+        std::fs::write(self.path().join(format!("{name}.yml")), file.to_string()).unwrap();
+    }
+
+    pub fn run(&mut self, index: usize) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path().join(format!("n{}.log", index + 1)))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_howdah"))
+            .arg("run")
+            .arg(self.path().join(format!("n{}.yml", index + 1)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.children[index] = Some(child);
+    }
+
+    pub fn kill(&mut self, index: usize) {
+        if let Some(mut child) = self.children[index].take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// The address of a node's main port.
+    pub fn main_port(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[index])
+    }
+
+    /// The address of a node's listener for etcd's clients.
+    pub fn etcd_port(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.etcd_ports[index])
+    }
+
+    /// Debian's etcdctl against one node.
+    pub fn etcdctl(&self, index: usize, args: &[&str]) -> Output {
+        Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", self.etcd_port(index)))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("etcdctl runs: make setup installs it")
+    }
+
+    /// What etcdctl prints when it succeeds.
+    pub fn ctl(&self, index: usize, args: &[&str]) -> String {
+        let output = self.etcdctl(index, args);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "etcdctl {args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// What etcdctl says when it fails, without its log lines.
+    pub fn ctl_error(&self, index: usize, args: &[&str]) -> String {
+        let output = self.etcdctl(index, args);
+        assert!(!output.status.success(), "etcdctl {args:?} succeeded");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        text.lines().filter(|line| line.starts_with("Error:")).collect::<Vec<_>>().join("\n")
+    }
+
+    pub fn logs(&self) -> String {
+        let read = |index| std::fs::read_to_string(self.path().join(format!("n{index}.log"))).unwrap_or_default();
+        (1..=3).map(|index| format!("n{index}:\n{}", read(index))).collect()
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        for index in 0..3 {
+            self.kill(index);
+        }
+    }
+}
+
+/// One cluster for all tests that only use it; each takes keys of its own.
+pub fn shared() -> &'static Nodes {
+    static NODES: OnceLock<Nodes> = OnceLock::new();
+    let nodes = NODES.get_or_init(|| {
+        // A static is never dropped: the nodes end with this process.
+        end_with_us();
+        Nodes::start()
+    });
+    for child in nodes.children.iter().flatten() {
+        assert!(Path::new(&format!("/proc/{}", child.id())).exists(), "a node has ended:\n{}", nodes.logs());
+    }
+    nodes
+}
+
+/// A process that waits for this one to end and then ends the nodes.
+fn end_with_us() {
+    extern "C" fn kill_children() {
+        // Only children of this very process: the nodes that these tests started.
+        let mine = std::process::id().to_string();
+        let _ = Command::new("pkill").args(["-KILL", "-P", &mine, "howdah"]).status();
+    }
+    // SAFETY: the function takes nothing, returns nothing and does not unwind: its one call reports errors as values.
+    #[allow(unsafe_code, reason = "the only way to be called at the end of a process")]
+    unsafe {
+        libc::atexit(kill_children);
+    }
+}
+
+/// One JSON request; the status, and the answer if it is JSON.
+pub async fn post(address: &str, path: &str, body: &Value) -> (u16, Value) {
+    send(address, "POST", path, body.to_string()).await
+}
+
+pub async fn send(address: &str, method: &str, path: &str, body: String) -> (u16, Value) {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(format!("http://{address}{path}"))
+        .body(Full::new(Bytes::from(body)))
+        .unwrap();
+    let response = tokio::time::timeout(PATIENCE, client.request(request)).await.expect("an answer").unwrap();
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+}
