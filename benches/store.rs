@@ -37,6 +37,7 @@ async fn start(
         election_min: Duration::from_millis(500),
         election_max: Duration::from_millis(1000),
         snapshot_after: 5000,
+        retention: howdah::raft::Retention::default(),
     };
     let fatal: FatalHook = Arc::new(|why: &str| panic!("{why}"));
     let (store, server) = Store::start(config, fatal).await.expect("starts");

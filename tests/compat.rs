@@ -1,6 +1,7 @@
 //! Real clients of etcd against three real nodes: what they print and what they do.
 //!
 //! nodes (witnesses, no PostgreSQL) -> etcdctl as Debian ships it | JSON over HTTP -> what etcd answers
+//!                                  -> a concurrent history under kills and pauses -> a checker
 //! Expected texts and numbers are etcd's own.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test fails loudly and may talk")]
@@ -9,5 +10,7 @@
 mod etcdctl;
 #[path = "compat/gateway.rs"]
 mod gateway;
+#[path = "compat/history.rs"]
+mod history;
 #[path = "compat/nodes.rs"]
 mod nodes;

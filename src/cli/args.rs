@@ -68,6 +68,9 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Replaces a member's data directory by a new copy; the old one is moved aside.
     Reinit(ReinitArgs),
+    /// Reads and writes keys of the store, as etcdctl does.
+    #[command(subcommand)]
+    Kv(KvCommand),
     /// The members of the store.
     #[command(subcommand)]
     Member(MemberCommand),
@@ -300,6 +303,90 @@ pub enum MemberCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `howdah kv`
+#[derive(Debug, Subcommand)]
+pub enum KvCommand {
+    /// Shows a key with its value.
+    Get {
+        /// The key.
+        key: String,
+        /// All keys that begin with it.
+        #[arg(long)]
+        prefix: bool,
+        /// Without values.
+        #[arg(long)]
+        keys_only: bool,
+        /// As of this revision.
+        #[arg(long, default_value_t = 0)]
+        rev: i64,
+        /// What the node has, perhaps old; works without a quorum.
+        #[arg(long)]
+        local: bool,
+        /// The whole answer as JSON, keys and values in base64.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes a key.
+    Put {
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+        /// The lease to hang it on.
+        #[arg(long)]
+        lease: Option<String>,
+    },
+    /// Deletes a key; prints how many were deleted.
+    Del {
+        /// The key.
+        key: String,
+        /// All keys that begin with it.
+        #[arg(long)]
+        prefix: bool,
+    },
+    /// Shows changes as they happen.
+    Watch {
+        /// The key.
+        key: String,
+        /// All keys that begin with it.
+        #[arg(long)]
+        prefix: bool,
+        /// From this revision on.
+        #[arg(long, default_value_t = 0)]
+        rev: i64,
+    },
+    /// Leases: keys that hang on one go when it ends.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+}
+
+/// `howdah kv lease`
+#[derive(Debug, Subcommand)]
+pub enum LeaseCommand {
+    /// Creates one.
+    Grant {
+        /// Seconds until it ends if nobody keeps it alive.
+        ttl: i64,
+    },
+    /// Ends one, and deletes its keys.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+    /// Keeps one alive for once.
+    KeepAlive {
+        /// Its id.
+        id: String,
+    },
+    /// Shows how long one has left, and its keys.
+    Timetolive {
+        /// Its id.
+        id: String,
+    },
+    /// Shows all.
+    List,
 }
 
 /// `howdah config`

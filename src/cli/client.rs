@@ -162,6 +162,75 @@ impl Client {
         }
     }
 
+    /// One call to etcd's API, to the first node that has received it.
+    pub(super) async fn etcd(&self, path: &str, body: &Value) -> Outcome<Value> {
+        let mut silent = Vec::new();
+        for address in &self.place.addresses {
+            match self.request(address, &Method::POST, path, Some(body), READ).await {
+                Ok(answer) => {
+                    let value = serde_json::from_str(&answer.text).unwrap_or(Value::Null);
+                    return if answer.status.is_success() { Ok(value) } else { Err(etcd_failure(address, &value)) };
+                }
+                Err(silence) if silence.unsent => silent.push((address.clone(), silence.why)),
+                Err(silence) => {
+                    return Err(Failure::new(
+                        exit::FAILED,
+                        format!("{address} was asked and {}; a change may have been made, so look first", silence.why),
+                    ));
+                }
+            }
+        }
+        Err(self.nobody(&silent))
+    }
+
+    /// A call whose answer does not end: gives each line to `show` until it fails, or the node goes away.
+    pub(super) async fn etcd_stream(
+        &self,
+        path: &str,
+        body: &Value,
+        mut show: impl FnMut(&Value) -> Outcome,
+    ) -> Outcome {
+        let mut silent = Vec::new();
+        for address in &self.place.addresses {
+            let request = Request::post(format!("http://{address}{path}"))
+                .body(Full::new(Bytes::from(body.to_string())))
+                .map_err(|error| Failure::new(exit::FAILED, error))?;
+            let response = match self.http.request(request).await {
+                Ok(response) => response,
+                Err(error) => {
+                    silent.push((address.clone(), innermost(&error)));
+                    continue;
+                }
+            };
+            let ok = response.status().is_success();
+            let mut stream = response.into_body();
+            let mut text = Vec::new();
+            while let Some(frame) = stream.frame().await {
+                let ended = |why: String| Failure::new(exit::FAILED, format!("{address} broke off: {why}"));
+                let frame = frame.map_err(|error| ended(innermost(&error)))?;
+                text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                if text.len() > ANSWER_LIMIT {
+                    return Err(ended("one line of its answer is too long".to_owned()));
+                }
+                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = text.drain(..=end).collect();
+                    let value: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
+                    if !value["error"].is_null() {
+                        return Err(etcd_failure(address, &value));
+                    }
+                    show(&value)?;
+                }
+            }
+            let value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+            return if ok {
+                Err(Failure::new(exit::FAILED, format!("{address} ended the stream")))
+            } else {
+                Err(etcd_failure(address, &value))
+            };
+        }
+        Err(self.nobody(&silent))
+    }
+
     async fn request(
         &self,
         address: &HostPort,
@@ -219,6 +288,23 @@ fn innermost(error: &dyn std::error::Error) -> String {
     }
     let text = here.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// What a refusal of etcd's API means for the exit code.
+fn etcd_failure(address: &HostPort, answer: &Value) -> Failure {
+    let error = &answer["error"];
+    let (text, code) = match error {
+        Value::Object(fields) => (fields.get("message").cloned(), fields.get("code").cloned()),
+        text => (Some(text.clone()), answer.get("code").cloned()),
+    };
+    let text = text.as_ref().and_then(Value::as_str).unwrap_or("gave no reason").to_owned();
+    // gRPC's codes: invalid argument, permission denied, failed precondition, unavailable.
+    match code.as_ref().and_then(Value::as_i64) {
+        Some(3) => Failure::new(exit::USAGE, text),
+        Some(7 | 9) => Failure::new(exit::REFUSED, text),
+        Some(14) => Failure::new(exit::NO_QUORUM, text),
+        _ => Failure::new(exit::FAILED, format!("{address}: {text}")),
+    }
 }
 
 /// Whether the cluster is the one that the person meant.

@@ -12,6 +12,7 @@ mod client;
 mod discover;
 mod edit_config;
 mod file;
+mod kv;
 mod list;
 mod output;
 mod render;
@@ -108,6 +109,7 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::Restart(args) => upkeep::restart(&client, &args).await,
         Command::Reload(args) => upkeep::reload(&client, &args).await,
         Command::Reinit(args) => upkeep::reinit(&client, &args).await,
+        Command::Kv(command) => kv::run(&client, command).await,
         Command::Member(command) => store_members::run(&client, command).await,
         Command::Run(_) | Command::Config(_) | Command::Version(_) | Command::Dev(_) => Ok(()),
     }

@@ -109,6 +109,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         pg_data_dir: postgresql.as_ref().and_then(|pg| Some(pg.as_ref()?.data_dir.as_path())),
     });
     let etcd_listen = reader.optional("etcd.listen");
+    let etcd_quota = reader.size("etcd.quota").0;
     let raft = identity.and_then(|identity| read_raft(reader, members, identity));
     Some(Config {
         path: path.to_owned(),
@@ -117,6 +118,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         name: name?,
         namespace,
         etcd_listen,
+        etcd_quota,
         ctl: ctl.or_else(|| restapi.as_ref()?.authentication.clone()),
         restapi: restapi?,
         postgresql: match postgresql {
@@ -224,7 +226,17 @@ fn read_raft(
     }
     let heartbeat = reader.duration("raft.heartbeat");
     let (election_timeout_min, election_timeout_max) = read_election(reader, heartbeat);
+    let history_revisions = reader.integer("raft.history_revisions");
+    if history_revisions < 100 {
+        reader.problem("raft.history_revisions", "is less than 100; watchers that catch up need some history");
+    }
+    let history_time = reader.duration("raft.history_time");
+    if history_time < Duration::from_secs(60) {
+        reader.problem("raft.history_time", "is less than 60s; watchers that catch up need some history");
+    }
     Some(RaftConfig {
+        history_time,
+        history_revisions,
         data_dir,
         self_addr: self_addr?,
         members,

@@ -29,6 +29,8 @@ pub struct Config {
     pub restapi: RestApiConfig,
     /// Where etcd's clients find a listener of their own; none = on the main port only.
     pub etcd_listen: Option<ListenAddresses>,
+    /// How many bytes the data of etcd's clients may take.
+    pub etcd_quota: u64,
     /// What clients of the main port send along.
     pub ctl: Option<Credentials>,
     /// The local PostgreSQL; none = a witness.
@@ -62,6 +64,10 @@ pub struct RaftConfig {
     pub election_timeout_min: Duration,
     /// The longest wait for the leader.
     pub election_timeout_max: Duration,
+    /// How long changes of keys can be read and watched afterwards.
+    pub history_time: Duration,
+    /// How many of them at most.
+    pub history_revisions: u32,
 }
 
 /// The main port.

@@ -37,7 +37,10 @@ fn flag(query: Option<&str>, name: &str) -> bool {
 }
 
 async fn health(State(etcd): State<Etcd>, RawQuery(query): RawQuery) -> Response {
-    let why = if flag(query.as_deref(), "serializable") {
+    let excluded = query.as_deref().unwrap_or_default().split('&').any(|pair| pair == "exclude=NOSPACE");
+    let why = if etcd.is_full() && !excluded {
+        Some("ALARM NOSPACE".to_owned())
+    } else if flag(query.as_deref(), "serializable") {
         None
     } else if !etcd.store.vitals().has_leader {
         Some("RAFT NO LEADER".to_owned())
@@ -123,6 +126,7 @@ async fn metrics(State(etcd): State<Etcd>) -> Response {
     );
     gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the data.", size.into());
     gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the data in use.", size.into());
+    gauge("etcd_server_quota_backend_bytes", "Size that the data may have.", etcd.quota.into());
     gauge("etcd_debugging_mvcc_current_revision", "Revision of the store.", revision.into());
     gauge("etcd_debugging_mvcc_compact_revision", "Oldest revision that can be read.", compacted.into());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

@@ -49,12 +49,16 @@ impl Etcd {
 impl Maintenance for Etcd {
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send>>;
 
-    /// No alarm can be raised yet: none is listed, and clearing one is nothing to do.
+    /// The one alarm is the quota's. It ends by itself when there is room again, so clearing it is nothing to do.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Answer<pb::AlarmResponse>, Status> {
         if request.into_inner().action == i32::from(pb::alarm_request::AlarmAction::Activate) {
             return Err(error::permission_denied());
         }
-        Ok(Answer::new(pb::AlarmResponse { header: Some(self.header()), alarms: Vec::new() }))
+        self.linearize().await?;
+        let full = self
+            .is_full()
+            .then(|| pb::AlarmMember { member_id: self.store.vitals().id, alarm: pb::AlarmType::Nospace.into() });
+        Ok(Answer::new(pb::AlarmResponse { header: Some(self.header()), alarms: full.into_iter().collect() }))
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Answer<pb::StatusResponse>, Status> {
@@ -78,7 +82,7 @@ impl Maintenance for Etcd {
             db_size_in_use: size(in_use.max(1)),
             is_learner,
             storage_version: MINOR_VERSION.to_owned(),
-            db_size_quota: 0,
+            db_size_quota: size(self.quota),
             downgrade_info: None,
         }))
     }

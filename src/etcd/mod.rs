@@ -12,7 +12,7 @@
 //! change only what Patroni's own tools change there, and read no passwords: decision record 0007.
 //!
 //! Deliberately absent: users and roles (every call says that authentication is not enabled), lock and election
-//! services, snapshots of the store, TLS.
+//! services, snapshots of the store, TLS, and when history is forgotten (the store's own business).
 
 mod auth;
 mod cluster;
@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::cluster::keys::KeySpace;
-use crate::kv::command::{Command, Response};
+use crate::kv::command::{Command, RequestOp, Response};
 use crate::raft::Store;
 use crate::types::ClusterName;
 use guard::Guard;
@@ -69,23 +69,44 @@ pub struct Etcd {
     store: Store,
     guard: Arc<Guard>,
     cluster_id: u64,
+    quota: u64,
     closing: CancellationToken,
+}
+
+/// Whether a command can make the store larger.
+fn adds(command: &Command) -> bool {
+    let writes = |ops: &[RequestOp]| {
+        ops.iter().any(|op| match op {
+            RequestOp::Put(_) => true,
+            RequestOp::Txn(inner) => adds(&Command::Txn(inner.clone())),
+            RequestOp::Empty | RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
+        })
+    };
+    match command {
+        Command::Put(_) | Command::LeaseGrant { .. } => true,
+        Command::Txn(txn) => writes(&txn.success) || writes(&txn.failure),
+        Command::DeleteRange(_)
+        | Command::Compact { .. }
+        | Command::LeaseRevoke { .. }
+        | Command::LeasesExpire { .. } => false,
+    }
 }
 
 impl Etcd {
     /// The API over a store. `record_open` lets clients ask for a failover and edit the configuration through their
     /// keys; to be false where REST asks for a password, which this API cannot. Streams end when `closing` is
-    /// cancelled.
+    /// cancelled. Above `quota` bytes of data clients can only delete: howdah's own record must always find room.
     pub fn new(
         store: Store,
         cluster: &ClusterName,
         space: KeySpace,
         record_open: bool,
+        quota: u64,
         closing: CancellationToken,
     ) -> Self {
         let digest = Sha256::digest(cluster.as_str().as_bytes());
         let cluster_id = digest.iter().take(8).fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
-        Self { store, guard: Arc::new(Guard::new(space, record_open)), cluster_id, closing }
+        Self { store, guard: Arc::new(Guard::new(space, record_open)), cluster_id, quota, closing }
     }
 
     /// What the main port serves: gRPC, the JSON gateway and `/version`.
@@ -132,6 +153,12 @@ impl Etcd {
         self.store.read(crate::kv::State::revision)
     }
 
+    /// Whether the data has outgrown the quota. Not an alarm that a person must clear, as etcd's: it ends when keys
+    /// are deleted and forgotten.
+    fn is_full(&self) -> bool {
+        self.quota < self.store.read(crate::kv::State::size_bytes)
+    }
+
     fn patience(&self) -> Duration {
         if self.store.vitals().has_leader { PATIENCE } else { PATIENCE_WITHOUT_LEADER }
     }
@@ -141,6 +168,9 @@ impl Etcd {
         // What is wrong in itself is told before who may do it, as etcd does.
         self.store.read(|state| state.check(&command)).map_err(|refusal| error::rejected(&refusal))?;
         self.store.read(|state| self.guard.change(&command, state))?;
+        if adds(&command) && self.is_full() && self.linearize().await.is_ok() && self.is_full() {
+            return Err(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
+        }
         self.store.propose(command, self.patience()).await.map_err(|failure| error::status(&failure))
     }
 

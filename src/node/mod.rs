@@ -33,7 +33,7 @@ use crate::cluster::writes::Writes;
 use crate::config::{ClusterSettings, Config};
 use crate::guardian::client::{Guardian, GuardianConfig};
 use crate::postgres::DataDir;
-use crate::raft::{Store, StoreConfig};
+use crate::raft::{Retention, Store, StoreConfig};
 use crate::telemetry::clock;
 
 /// How long the store may take to say goodbye.
@@ -135,6 +135,7 @@ fn store_config(config: &Config) -> Result<StoreConfig> {
         election_min: raft.election_timeout_min,
         election_max: raft.election_timeout_max,
         snapshot_after: 5000,
+        retention: Retention { time: raft.history_time, revisions: raft.history_revisions.into() },
     })
 }
 

@@ -67,7 +67,7 @@ pub(super) async fn router(
 pub(super) fn etcd(config: &Config, store: &Store, space: &KeySpace, closing: &CancellationToken) -> Etcd {
     let restapi = &config.restapi;
     let record_open = restapi.authentication.is_none() && restapi.allowlist.is_empty();
-    Etcd::new(store.clone(), &config.scope, space.clone(), record_open, closing.clone())
+    Etcd::new(store.clone(), &config.scope, space.clone(), record_open, config.etcd_quota, closing.clone())
 }
 
 /// The roles, without the passwords that the file leaves out.

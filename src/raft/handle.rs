@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 
 use super::error::{Error, StoreError};
+use super::forget::Retention;
 use super::leader::{self, left};
 use super::link::CallError;
 use super::machine::Applied;
@@ -64,6 +65,8 @@ pub struct StoreConfig {
     pub election_max: Duration,
     /// Entries after which a snapshot is taken; 5000, at most 6000.
     pub snapshot_after: u64,
+    /// How much of the keys' history is kept.
+    pub retention: Retention,
 }
 
 /// How fresh a read must be.

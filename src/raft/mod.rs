@@ -26,6 +26,7 @@ mod disk;
 mod error;
 mod files;
 mod force;
+mod forget;
 mod handle;
 mod identity;
 mod leader;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 
 pub use error::{Error, StoreError};
 pub use force::{ForceReport, force_new_cluster};
+pub use forget::Retention;
 pub use handle::{Consistency, ReadGuarantee, Store, StoreConfig};
 pub use machine::Applied;
 pub use server::{RaftServer, raft_routes};

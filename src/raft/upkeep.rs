@@ -5,13 +5,20 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 
+use super::forget::Calendar;
+use super::handle::{Again, call_leader};
 use super::node::{Node, SLOW_SYNC};
-use super::types::{MetricsWatch, ServerWatch, StoredMembership};
+use super::types::{MetricsWatch, Proposal, ServerWatch, StoredMembership};
+use super::wire::ClientRequest;
+use crate::kv::command::Command;
+use crate::telemetry::clock;
 use crate::types::NodeName;
 
 /// A snapshot is due when the log has grown by so many bytes, however few entries that are.
 const LOG_BYTES: u64 = 4 * 1024 * 1024;
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
+/// How long a compaction may take to be agreed upon.
+const COMPACT: Duration = Duration::from_secs(5);
 
 /// Publishes leadership and ends the process when the engine ends on its own.
 pub async fn watch_engine(node: Weak<Node>, mut server: ServerWatch, engine: MetricsWatch) {
@@ -58,9 +65,32 @@ pub async fn watch_engine(node: Weak<Node>, mut server: ServerWatch, engine: Met
     }
 }
 
+/// Proposes to forget what is older, or more, than is to be kept. Only the leader's proposal counts; all members note
+/// when which revision was reached, so that a new leader goes on.
+async fn forget(node: &Arc<Node>, calendar: &mut Calendar) {
+    let retention = node.config.retention;
+    let (revision, compacted) = {
+        let position = node.machine.read();
+        (position.kv.revision(), position.kv.compact_revision())
+    };
+    let now = clock::now();
+    calendar.note(now, revision, retention);
+    let Some(revision) = calendar.due(now, revision, compacted, retention) else { return };
+    if node.settled_term().is_none() {
+        return;
+    }
+    let proposal = Proposal::new(Command::Compact { revision });
+    match call_leader(node, ClientRequest::Propose(proposal), COMPACT, Again::IfUnsent).await {
+        Ok(_) => tracing::debug!(revision, "raft: history compacted"),
+        // The next round, or the next leader, does it.
+        Err(error) => tracing::debug!(revision, %error, "raft: history not compacted"),
+    }
+}
+
 /// Takes snapshots when the log grows by bytes rather than by entries, and cuts it afterwards.
 pub async fn keep_house(node: Weak<Node>) {
     let mut warned = false;
+    let mut calendar = Calendar::default();
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let Some(node) = node.upgrade() else { return };
@@ -75,6 +105,7 @@ pub async fn keep_house(node: Weak<Node>) {
         if bytes > 2 * LOG_BYTES && entries > 1 && covered > 0 {
             let _ = raft.trigger().purge_log(covered).await;
         }
+        forget(&node, &mut calendar).await;
         let min = node.election_min.get().copied().unwrap_or_default();
         let sync = node.log.progress().sync_p99().unwrap_or_default();
         if sync * SLOW_SYNC > min && !warned {

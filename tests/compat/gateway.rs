@@ -230,45 +230,57 @@ async fn leases_and_ranges(etcd: &Probe) {
 }
 
 /// A streamed answer over HTTP/1.1, line by line, as Patroni reads it.
-struct Lines {
+pub struct Lines {
     stream: tokio::io::BufReader<tokio::net::TcpStream>,
 }
 
 impl Lines {
     async fn post(address: &str, path: &str, body: &Value) -> Self {
+        Self::try_post(address, path, body).await.unwrap()
+    }
+
+    /// As [`Lines::post`], when the node may be gone.
+    pub async fn try_post(address: &str, path: &str, body: &Value) -> std::io::Result<Self> {
         use tokio::io::AsyncWriteExt;
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
         let body = body.to_string();
         let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        stream.write_all((head + &body).as_bytes()).await?;
         let mut lines = Self { stream: tokio::io::BufReader::new(stream) };
         let mut chunked = false;
         loop {
-            let line = lines.line().await;
+            let line = lines.line().await?;
             chunked |= line.eq_ignore_ascii_case("transfer-encoding: chunked");
             if line.is_empty() {
                 break;
             }
         }
         assert!(chunked, "the answer is chunked");
-        lines
+        Ok(lines)
     }
 
-    async fn line(&mut self) -> String {
+    async fn line(&mut self) -> std::io::Result<String> {
         use tokio::io::AsyncBufReadExt;
         let mut line = String::new();
-        self.stream.read_line(&mut line).await.unwrap();
-        line.trim_end().to_owned()
+        if self.stream.read_line(&mut line).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
     }
 
     /// The next chunk: one JSON object.
     async fn next(&mut self) -> Value {
-        let size = self.line().await;
-        let size = usize::from_str_radix(&size, 16).unwrap_or_else(|_| panic!("{size:?}"));
-        let text = self.line().await;
+        self.try_next().await.unwrap()
+    }
+
+    /// As [`Lines::next`], when the node may be gone.
+    pub async fn try_next(&mut self) -> std::io::Result<Value> {
+        let size = self.line().await?;
+        let size = usize::from_str_radix(&size, 16).map_err(std::io::Error::other)?;
+        let text = self.line().await?;
         assert_eq!(text.len() + 1, size, "one object and its newline make a chunk");
-        assert_eq!(self.line().await, "");
-        serde_json::from_str(&text).unwrap()
+        assert_eq!(self.line().await?, "");
+        serde_json::from_str(&text).map_err(std::io::Error::other)
     }
 }
 
@@ -368,4 +380,33 @@ async fn version_and_health_are_etcds() {
     }
     let (_, metrics) = send(&etcd, "GET", "/metrics", String::new()).await;
     assert!(metrics.as_str().unwrap().contains("\netcd_server_has_leader 1\n"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_lets_clients_delete_and_goes_on() {
+    let etcd = Probe::start().await;
+    let value = b64(vec![7; 1_000_000]);
+    let mut written = 0;
+    let full = loop {
+        let put = json!({"key": b64(format!("big{written}")), "value": value});
+        let (status, answer) = etcd.ask("kv/put", put).await;
+        if status != 200 {
+            break (status, answer["code"].clone(), answer["error"].clone());
+        }
+        written += 1;
+        assert!(written < 100, "32 MB hold no hundred megabytes");
+    };
+    assert_eq!(full, (429, json!(8), json!("etcdserver: mvcc: database space exceeded")));
+    let alarms = etcd.ok("maintenance/alarm", json!({})).await;
+    assert_eq!(alarms["alarms"][0]["alarm"], "NOSPACE");
+    let health = send(&etcd.nodes.etcd_port(0), "GET", "/health", String::new()).await;
+    assert_eq!(health, (503, json!({"health": "false", "reason": "ALARM NOSPACE"})));
+    assert_eq!(etcd.refused("lease/grant", json!({"TTL": 60})).await.0, 429);
+    // What is deleted and forgotten makes room.
+    let all = json!({"key": b64("big"), "range_end": b64("bih")});
+    let deleted = etcd.ok("kv/deleterange", all).await;
+    etcd.ok("kv/compaction", json!({"revision": revision(&deleted)})).await;
+    etcd.put("small", "x").await;
+    let alarms = etcd.ok("maintenance/alarm", json!({})).await;
+    assert_eq!(alarms.get("alarms"), None);
 }

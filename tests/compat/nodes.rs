@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 /// Long enough for anything that works.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A client that is asked to try again elsewhere does not wait longer.
+const ANSWER: Duration = Duration::from_secs(2);
 
 pub struct Nodes {
     directory: TempDir,
@@ -77,7 +79,7 @@ impl Nodes {
                 "members": members,
             },
             "restapi": {"listen": format!("127.0.0.1:{}", self.ports[index])},
-            "etcd": {"listen": format!("127.0.0.1:{}", self.etcd_ports[index])},
+            "etcd": {"listen": format!("127.0.0.1:{}", self.etcd_ports[index]), "quota": "32MB"},
         });
         // JSON is YAML.
         std::fs::write(self.path().join(format!("{name}.yml")), file.to_string()).unwrap();
@@ -105,6 +107,23 @@ impl Nodes {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    pub fn signal(&self, index: usize, signal: rustix::process::Signal) {
+        if let Some(child) = &self.children[index] {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+    }
+
+    /// The node that leads the store, by its own account.
+    pub fn leader(&self) -> Option<usize> {
+        (0..3).find(|index| {
+            let output = self.etcdctl(*index, &["endpoint", "status", "--command-timeout=1s", "-w", "json"]);
+            let Ok(status) = serde_json::from_slice::<Value>(&output.stdout) else { return false };
+            let status = &status[0]["Status"];
+            status["leader"].is_u64() && status["leader"] == status["header"]["member_id"]
+        })
     }
 
     /// The address of a node's main port.
@@ -192,6 +211,20 @@ fn end_with_us() {
 /// One JSON request; the status, and the answer if it is JSON.
 pub async fn post(address: &str, path: &str, body: &Value) -> (u16, Value) {
     send(address, "POST", path, body.to_string()).await
+}
+
+/// As [`post`], when a node may be gone. The error says whether it is certain that nothing was received.
+pub async fn try_post(address: &str, path: &str, body: &Value) -> Result<(u16, Value), bool> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let request =
+        hyper::Request::post(format!("http://{address}{path}")).body(Full::new(Bytes::from(body.to_string()))).unwrap();
+    let exchange = async {
+        let response = client.request(request).await.map_err(|error| error.is_connect())?;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.map_err(|_| false)?.to_bytes();
+        Ok((status, serde_json::from_slice(&bytes).map_err(|_| false)?))
+    };
+    tokio::time::timeout(ANSWER, exchange).await.unwrap_or(Err(false))
 }
 
 pub async fn send(address: &str, method: &str, path: &str, body: String) -> (u16, Value) {

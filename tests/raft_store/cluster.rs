@@ -187,6 +187,7 @@ impl Cluster {
             election_min: Duration::from_millis(250),
             election_max: Duration::from_millis(500),
             snapshot_after: 500,
+            retention: howdah::raft::Retention::default(),
         }
     }
 

@@ -72,3 +72,32 @@ fn a_node_whose_disk_fails_stops_being_a_member() {
         until("it follows again", SOON, || (cluster.node(&victim).local("key")? == "after").then_some(()));
     }
 }
+
+#[test]
+fn history_is_forgotten_on_all_members_alike() {
+    let names = ["n1", "n2", "n3"];
+    let mut cluster = Cluster::plan(&names);
+    for name in names {
+        let mut config = cluster.config(name);
+        config.retention.revisions = 100;
+        cluster.launch_with(config);
+    }
+    let leader = cluster.wait_leader();
+    for number in 0..150 {
+        cluster.node(&leader).put(&format!("key{}", number % 3), &number.to_string()).expect("writes");
+    }
+    let forgotten = |name: &str| {
+        until("history is forgotten", SOON, || {
+            let (revision, compacted) = cluster.node(name).store.read(|kv| (kv.revision(), kv.compact_revision()));
+            // What is kept, and the tenth more that may pile up.
+            (compacted > 0 && revision - compacted <= 110).then_some((revision, compacted))
+        })
+    };
+    for name in names {
+        let (revision, compacted) = forgotten(name);
+        assert!(100 <= revision - compacted, "{name} keeps only {compacted} to {revision}");
+        assert_eq!(cluster.node(name).get("key2"), Ok(Some("149".to_owned())));
+    }
+    let compacted: Vec<i64> = names.iter().map(|name| forgotten(name).1).collect();
+    assert_eq!(compacted, [compacted[0]; 3]);
+}
