@@ -15,7 +15,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients demo test check fix soak bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-patroni demo test check fix soak bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -62,8 +62,10 @@ setup-postgresql:
 	  echo "for example: dnf install postgresql-server, pacman -S postgresql, zypper install postgresql-server"; exit 1; \
 	fi
 
-# What the tests compare with: etcd's own command line.
-setup-clients:
+# What the tests drive: etcd's own command line, and a real Patroni. The latter goes into the target directory, for
+# the Python of the system: PostgreSQL's user, who runs it, may not look into a person's home.
+PATRONI := target/clients/patroni
+setup-clients: setup-patroni
 	@if command -v etcdctl >/dev/null; then exit 0; fi; \
 	if command -v apt-get >/dev/null; then \
 	  as_root() { \
@@ -77,6 +79,23 @@ setup-clients:
 	else \
 	  echo "etcdctl is missing. The tests need etcd's client, version 3.4 or newer (macOS: brew install etcd)."; exit 1; \
 	fi
+
+setup-patroni:
+	@if [ -e $(PATRONI)/.complete ]; then exit 0; fi; \
+	command -v python3 >/dev/null || { \
+	  echo "python3 is missing; the tests drive a real Patroni. Debian: apt-get install python3 python3-pip"; exit 1; }; \
+	if ! python3 -m pip --version >/dev/null 2>&1; then \
+	  echo "python3 has no pip; the tests drive a real Patroni. Debian: apt-get install python3-pip"; exit 1; fi; \
+	set -e; \
+	echo "installing Patroni 4.1.0 into $(PATRONI), for the tests"; \
+	rm -rf $(PATRONI); mkdir -p $(PATRONI); \
+	system=python3; [ ! -x /usr/bin/python3 ] || system=/usr/bin/python3; \
+	version=$$($$system -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	install="python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-deps --upgrade --target $(PATRONI)"; \
+	$$install 'ydiff>=1.2,<1.5,!=1.4.0,!=1.4.1' 'python-etcd>=0.4.3,<0.5'; \
+	$$install --only-binary=:all: --python-version $$version patroni==4.1.0 dnspython click prettytable wcwidth psutil \
+	  python-dateutil six PyYAML urllib3 psycopg2-binary; \
+	touch $(PATRONI)/.complete
 
 demo: setup
 	$(CARGO) build --release --locked
@@ -104,7 +123,7 @@ soak: setup
 	$(CARGO) test --locked --test e2e --no-run
 	@for round in $$(seq $(ROUNDS)); do \
 	  echo "soak: round $$round of $(ROUNDS)"; \
-	  HOWDAH_SOAK=1 $(CARGO) test --locked --quiet --test e2e -- --test-threads=1 || exit 1; \
+	  SOAK=1 $(CARGO) test --locked --quiet --test e2e -- --test-threads=1 || exit 1; \
 	done
 
 bench: setup

@@ -1,6 +1,6 @@
 //! Real clients of etcd against three real nodes: what they print and what they do.
 //!
-//! nodes (witnesses, no PostgreSQL) -> etcdctl as Debian ships it | JSON over HTTP -> what etcd answers
+//! nodes (witnesses, no PostgreSQL) -> etcdctl as Debian ships it | JSON over HTTP | a real Patroni
 //!                                  -> a concurrent history under kills and pauses -> a checker
 //! Expected texts and numbers are etcd's own.
 
@@ -14,3 +14,5 @@ mod gateway;
 mod history;
 #[path = "compat/nodes.rs"]
 mod nodes;
+#[path = "compat/patroni.rs"]
+mod patroni;

@@ -1,21 +1,19 @@
 //! Which addresses to try, and with which password.
 //!
 //! ```text
-//! --url | HOWDAH_URL  >  -c | HOWDAH_CONFIG | PATRONICTL_CONFIG_FILE  >  ./.howdah-dev/cluster.json  >  127.0.0.1:8008
+//! --url | HOWDAH_URL  >  -c | HOWDAH_CONFIG | PATRONICTL_CONFIG_FILE  >  what `howdah dev` runs here  >  127.0.0.1:8008
 //! ```
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
-use serde_json::Value;
+use anyhow::anyhow;
 
 use super::args::Target;
 use super::{Failure, Outcome, exit};
 use crate::config::node::Credentials;
 use crate::config::{self, HostPort};
-
-/// Where `howdah dev` writes down what it started: `{"members": {"n1": "127.0.0.1:8008", ..}}`.
-const DEV_RECORD: &str = ".howdah-dev/cluster.json";
+use crate::dev;
+use crate::dev::layout::Layout;
 
 /// Where to look for the cluster.
 #[derive(Debug, Clone)]
@@ -52,7 +50,11 @@ pub(super) fn find(target: &Target) -> Outcome<Place> {
         return Ok(place);
     }
     if place.addresses.is_empty() {
-        place = from_dev_record(Path::new(DEV_RECORD))?.unwrap_or_else(|| Place {
+        let mut found = None;
+        for dir in dev::place::candidates(None) {
+            found = found.or(from_dev_cluster(&dir)?);
+        }
+        place = found.unwrap_or_else(|| Place {
             addresses: vec![HostPort { host: "127.0.0.1".to_owned(), port: 8008 }],
             credentials: None,
             source: "the default; name a node by --url, or its file by -c".to_owned(),
@@ -71,24 +73,17 @@ fn from_file(file: &Path, source: &str) -> Outcome<Place> {
     Ok(Place { addresses, credentials: config.ctl, source: format!("raft.members of {}", file.display()) })
 }
 
-fn from_dev_record(path: &Path) -> Outcome<Option<Place>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(anyhow::Error::new(error).context(format!("read {}", path.display())).into()),
-    };
-    let record: Value = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
-    let members = record.get("members").and_then(Value::as_object);
-    let addresses: Vec<HostPort> = members
-        .into_iter()
-        .flat_map(|members| members.values())
-        .filter_map(|address| address.as_str()?.parse().ok())
-        .collect();
+/// The nodes of a cluster that `howdah dev` made in this directory.
+fn from_dev_cluster(dir: &Path) -> Outcome<Option<Place>> {
+    let Some(layout) = Layout::load(dir)? else { return Ok(None) };
+    let addresses: Vec<HostPort> =
+        layout.file.nodes.iter().map(|node| HostPort { host: "127.0.0.1".to_owned(), port: node.rest }).collect();
+    let source = dir.join("cluster.json").display().to_string();
     if addresses.is_empty() {
-        let text = format!("read {}: it lists no members; remove it, or start `howdah dev` again", path.display());
+        let text = format!("read {source}: it lists no nodes; remove it, or start `howdah dev` again");
         return Err(anyhow!(text).into());
     }
-    Ok(Some(Place { addresses, credentials: None, source: path.display().to_string() }))
+    Ok(Some(Place { addresses, credentials: None, source }))
 }
 
 fn parse_url(url: &str) -> Outcome<HostPort> {
@@ -106,6 +101,20 @@ fn parse_url(url: &str) -> Outcome<HostPort> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_development_cluster_is_found_by_its_file() {
+        use crate::dev::layout::{ClusterFile, NodePorts};
+        let directory = tempfile::tempdir().unwrap();
+        assert!(from_dev_cluster(directory.path()).unwrap().is_none());
+        let node = |name: &str, rest| NodePorts { name: name.to_owned(), rest, postgres: 5432 };
+        let nodes = vec![node("n1", 8008), node("n2", 8019)];
+        let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
+        Layout { dir: directory.path().to_owned(), file }.save().unwrap();
+        let place = from_dev_cluster(directory.path()).unwrap().unwrap();
+        let addresses: Vec<String> = place.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["127.0.0.1:8008", "127.0.0.1:8019"]);
+    }
 
     #[test]
     fn urls() {

@@ -91,16 +91,21 @@ pub fn for_start(requested: Option<&Path>, user: Option<&OsUser>) -> anyhow::Res
     Ok(Place { dir, note: Some(note) })
 }
 
+/// Where a cluster may have been started from here, the likeliest place first.
+pub fn candidates(requested: Option<&Path>) -> Vec<PathBuf> {
+    let by_name = requested.map(Path::to_owned).or_else(|| std::env::var_os("HOWDAH_DEV_DIR").map(PathBuf::from));
+    match by_name {
+        Some(dir) => vec![dir],
+        None => vec![PathBuf::from(".howdah-dev"), fallback()],
+    }
+}
+
 /// The cluster that a second terminal means.
 ///
 /// # Errors
 /// When there is no cluster where one was looked for.
 pub fn for_second_terminal(requested: Option<&Path>) -> anyhow::Result<Layout> {
-    let by_name = requested.map(Path::to_owned).or_else(|| std::env::var_os("HOWDAH_DEV_DIR").map(PathBuf::from));
-    let candidates = match by_name {
-        Some(dir) => vec![dir],
-        None => vec![PathBuf::from(".howdah-dev"), fallback()],
-    };
+    let candidates = candidates(requested);
     for dir in &candidates {
         let dir = std::path::absolute(dir).context("find the directory")?;
         if let Some(layout) = Layout::load(&dir)? {

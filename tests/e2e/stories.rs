@@ -13,7 +13,7 @@ use crate::scenario::{self, History, Outcome};
 
 /// A frozen agent is held this long by `make soak`; a test holds it until the new primary is steady.
 fn freeze_span() -> Duration {
-    if std::env::var_os("HOWDAH_SOAK").is_some() { Duration::from_secs(60) } else { Duration::ZERO }
+    if std::env::var_os("SOAK").is_some() { Duration::from_secs(60) } else { Duration::ZERO }
 }
 
 /// What a node says that was frozen past its lease and goes on.
