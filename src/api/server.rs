@@ -27,6 +27,8 @@ use super::auth::PeerAddress;
 
 /// Connections at a time. Load balancers and members need a few dozen.
 const CONNECTIONS: usize = 1024;
+/// Requests at a time on one connection. Watches of etcd's clients stay open, thousands over one connection.
+const STREAMS: u32 = 16_384;
 /// A client that has connected must send its request's head within this time; also bounds idle keep-alive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// How long requests in progress may take to end at shutdown.
@@ -141,7 +143,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
-        .max_concurrent_streams(256);
+        .max_concurrent_streams(STREAMS);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let result = tokio::select! {

@@ -301,7 +301,11 @@ fn etcd_failure(address: &HostPort, answer: &Value) -> Failure {
     // gRPC's codes: invalid argument, permission denied, failed precondition, unavailable.
     match code.as_ref().and_then(Value::as_i64) {
         Some(3) => Failure::new(exit::USAGE, text),
-        Some(7 | 9) => Failure::new(exit::REFUSED, text),
+        Some(7) => Failure::new(
+            exit::REFUSED,
+            format!("{text}; howdah's own keys are changed by its own commands, such as switchover and edit-config"),
+        ),
+        Some(9) => Failure::new(exit::REFUSED, text),
         Some(14) => Failure::new(exit::NO_QUORUM, text),
         _ => Failure::new(exit::FAILED, format!("{address}: {text}")),
     }

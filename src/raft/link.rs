@@ -33,6 +33,8 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 const USER_TIMEOUT_MS: u32 = 2_000;
 /// The same failure is logged once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+/// A member that cannot be reached for so long is worth a line, and another one when it is back.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// Why a call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -99,7 +101,7 @@ impl Link {
     /// Starts the task; it connects when the first request comes.
     pub fn start(target: Target, presence: Arc<Presence>) -> Self {
         let (queue, calls) = mpsc::channel(QUEUE);
-        let task = Task { target, presence, calls, retry: RETRY_MIN, retry_at: Mono(0), logged: None };
+        let task = Task { target, presence, calls, retry: RETRY_MIN, retry_at: Mono(0), logged: None, away: None };
         tokio::spawn(task.run());
         Self { queue }
     }
@@ -149,6 +151,8 @@ struct Task {
     retry: Duration,
     retry_at: Mono,
     logged: Option<Mono>,
+    /// Since when the member cannot be reached, and whether that was said.
+    away: Option<(Mono, bool)>,
 }
 
 impl Task {
@@ -165,6 +169,10 @@ impl Task {
                 Ok(wire) => {
                     self.retry = RETRY_MIN;
                     self.logged = None;
+                    if let Some((since, true)) = self.away.take() {
+                        let seconds = clock::now().since(since).as_secs();
+                        tracing::info!(addr = self.target.addr, seconds, "raft: the member answers again");
+                    }
                     tracing::debug!(addr = self.target.addr, class = ?self.target.class, "raft: connected");
                     let why = self.converse(wire, call).await;
                     tracing::debug!(addr = self.target.addr, class = ?self.target.class, why, "raft: connection ended");
@@ -181,6 +189,12 @@ impl Task {
         self.retry = (self.retry * 2).min(RETRY_MAX);
         let why = error.to_string();
         let refused = !matches!(error, AuthError::Io(_));
+        let (since, told) = self.away.get_or_insert((now, false));
+        // One of the connections to a member speaks for all.
+        if self.target.class == Class::Control && !refused && !*told && AWAY <= now.since(*since) {
+            *told = true;
+            tracing::info!(addr = self.target.addr, why, "raft: a member cannot be reached");
+        }
         if self.logged.is_none_or(|at| now.since(at) > LOG_EVERY) {
             self.logged = Some(now);
             if refused {
