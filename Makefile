@@ -82,10 +82,18 @@ setup-clients: setup-patroni
 
 setup-patroni:
 	@if [ -e $(PATRONI)/.complete ]; then exit 0; fi; \
-	command -v python3 >/dev/null || { \
-	  echo "python3 is missing; the tests drive a real Patroni. Debian: apt-get install python3 python3-pip"; exit 1; }; \
 	if ! python3 -m pip --version >/dev/null 2>&1; then \
-	  echo "python3 has no pip; the tests drive a real Patroni. Debian: apt-get install python3-pip"; exit 1; fi; \
+	  if command -v apt-get >/dev/null; then \
+	    as_root() { \
+	      if [ "$$(id -u)" = 0 ]; then "$$@"; \
+	      elif command -v sudo >/dev/null; then sudo "$$@"; \
+	      else echo "pip is missing. Install it as root: apt-get install python3-pip"; exit 1; fi; }; \
+	    echo "installing pip, for the tests"; \
+	    as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y python3-pip || exit 1; \
+	  else \
+	    echo "python3 with pip is missing; the tests drive a real Patroni with it."; exit 1; \
+	  fi; \
+	fi; \
 	set -e; \
 	echo "installing Patroni 4.1.0 into $(PATRONI), for the tests"; \
 	rm -rf $(PATRONI); mkdir -p $(PATRONI); \
