@@ -292,6 +292,9 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_value(Value::String(text.to_owned())).ok()
 }
 
+/// So many starts without an answer are usual: one, and one that the configuration asked for.
+const PATIENT_STARTS: u32 = 2;
+
 /// Whether PostgreSQL here could be promoted if it were asked to: for the answer to other members.
 pub fn promotable(view: &ClusterView) -> bool {
     candidate(view)
@@ -310,6 +313,3 @@ pub fn candidate(view: &ClusterView) -> bool {
         && matches!(view.process, ProcessView::Running { .. } | ProcessView::Absent { .. })
         && matches!(view.data_dir, DataDirView::Present(_))
 }
-
-/// So many starts without an answer are usual: one, and one that the configuration asked for.
-const PATIENT_STARTS: u32 = 2;

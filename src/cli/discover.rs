@@ -52,7 +52,10 @@ pub(super) fn find(target: &Target) -> Outcome<Place> {
     if place.addresses.is_empty() {
         let mut found = None;
         for dir in dev::place::candidates(None) {
-            found = found.or(from_dev_cluster(&dir)?);
+            found = from_dev_cluster(&dir)?;
+            if found.is_some() {
+                break;
+            }
         }
         place = found.unwrap_or_else(|| Place {
             addresses: vec![HostPort { host: "127.0.0.1".to_owned(), port: 8008 }],

@@ -19,7 +19,6 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response as Answer, Status};
 
 use super::pb::etcdserverpb as pb;
@@ -144,13 +143,11 @@ fn read<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Status> {
 /// A message with what the headers say: `Grpc-Metadata-<name>` is metadata.
 fn request<T>(message: T, headers: &HeaderMap) -> Request<T> {
     let mut request = Request::new(message);
-    let mut metadata = MetadataMap::new();
     if let Some(value) = headers.get("grpc-metadata-hasleader").and_then(|value| value.to_str().ok())
         && let Ok(value) = value.parse()
     {
-        metadata.insert("hasleader", value);
+        request.metadata_mut().insert("hasleader", value);
     }
-    *request.metadata_mut() = metadata;
     request
 }
 

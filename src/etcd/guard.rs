@@ -13,7 +13,7 @@ use crate::cluster::records::FailoverRecord;
 use crate::config::ClusterSettings;
 use crate::kv::command::{
     Command, CompareTarget, DeleteRangeRequest, Event, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseOp,
-    TxnRequest, TxnResponse,
+    SortTarget, TxnRequest, TxnResponse,
 };
 use crate::kv::{KeyRange, State, prefix_end};
 use crate::types::LeaseId;
@@ -62,23 +62,10 @@ impl Guard {
         for op in txn.success.iter().chain(&txn.failure) {
             match op {
                 RequestOp::Empty => {}
-                RequestOp::Range(range) => self.read(&range.key, &range.range_end)?,
+                RequestOp::Range(range) => self.range(range)?,
                 RequestOp::Put(put) => self.put(put, state)?,
                 RequestOp::DeleteRange(delete) => self.delete(delete)?,
                 RequestOp::Txn(inner) => self.txn(inner, state)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a transaction that would tell what may not be read.
-    pub fn read_txn(&self, txn: &TxnRequest) -> Result<(), Status> {
-        self.compares(txn)?;
-        for op in txn.success.iter().chain(&txn.failure) {
-            match op {
-                RequestOp::Range(range) => self.read(&range.key, &range.range_end)?,
-                RequestOp::Txn(inner) => self.read_txn(inner)?,
-                RequestOp::Empty | RequestOp::Put(_) | RequestOp::DeleteRange(_) => {}
             }
         }
         Ok(())
@@ -133,6 +120,17 @@ impl Guard {
             Some(key) if key == self.secret => Err(permission_denied()),
             _ => Ok(()),
         }
+    }
+
+    /// As [`Guard::read`], for a range. In the order of values, a limit would tell whether the passwords come before
+    /// or after a value of the client's own.
+    pub fn range(&self, request: &RangeRequest) -> Result<(), Status> {
+        self.read(&request.key, &request.range_end)?;
+        let orders = request.sort_target == SortTarget::Value && request.limit > 0;
+        if orders && KeyRange::new(&request.key, &request.range_end).contains(&self.secret) {
+            return Err(permission_denied());
+        }
+        Ok(())
     }
 
     /// Leaves the passwords out of an answer.
@@ -275,6 +273,9 @@ mod tests {
         let key = b"/service/demo/howdah/credentials";
         assert!(guard.read(key, b"").is_err());
         let all = RangeRequest { key: vec![0], range_end: vec![0], ..RangeRequest::default() };
+        assert!(guard.range(&all).is_ok());
+        let by_value = RangeRequest { sort_target: SortTarget::Value, limit: 1, ..all.clone() };
+        assert!(guard.range(&by_value).is_err());
         let mut response = state.range(&all).unwrap();
         guard.hide(&all, &mut response, &state);
         assert_eq!((response.kvs.len(), response.count), (1, 1));

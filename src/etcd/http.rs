@@ -10,6 +10,7 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::{Etcd, MINOR_VERSION, VERSION};
+use crate::telemetry::metrics::{CONTENT_TYPE, MetricsText};
 
 /// `GET /version`, for any listener.
 pub fn version_route() -> Router {
@@ -112,24 +113,17 @@ async fn metrics(State(etcd): State<Etcd>) -> Response {
     let (size, revision, compacted) =
         etcd.store.read(|state| (state.size_bytes(), state.revision(), state.compact_revision()));
     let leads = status.leader.as_ref().map(|(id, _)| *id) == status.id && status.id.is_some();
-    let mut text = String::new();
-    let mut gauge = |name: &str, help: &str, value: i128| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-    };
-    gauge("etcd_server_has_leader", "Whether a leader is known.", i128::from(status.leader.is_some()));
-    gauge("etcd_server_is_leader", "Whether this member leads.", i128::from(leads));
-    gauge("etcd_server_proposals_committed_total", "Index of the log.", i128::from(status.last_log.unwrap_or(0)));
-    gauge(
-        "etcd_server_proposals_applied_total",
-        "Index of the last applied entry.",
-        status.applied.unwrap_or(0).into(),
-    );
-    gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the data.", size.into());
-    gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the data in use.", size.into());
-    gauge("etcd_server_quota_backend_bytes", "Size that the data may have.", etcd.quota.into());
-    gauge("etcd_debugging_mvcc_current_revision", "Revision of the store.", revision.into());
-    gauge("etcd_debugging_mvcc_compact_revision", "Oldest revision that can be read.", compacted.into());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    let mut page = MetricsText::new(&[]);
+    page.gauge("etcd_server_has_leader", "Whether a leader is known.", u8::from(status.leader.is_some()));
+    page.gauge("etcd_server_is_leader", "Whether this member leads.", u8::from(leads));
+    page.gauge("etcd_server_proposals_committed_total", "Index of the log.", status.last_log.unwrap_or(0));
+    page.gauge("etcd_server_proposals_applied_total", "Index of the last applied entry.", status.applied.unwrap_or(0));
+    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the data.", size);
+    page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the data in use.", size);
+    page.gauge("etcd_server_quota_backend_bytes", "Size that the data may have.", etcd.quota);
+    page.gauge("etcd_debugging_mvcc_current_revision", "Revision of the store.", revision);
+    page.gauge("etcd_debugging_mvcc_compact_revision", "Oldest revision that can be read.", compacted);
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], page.finish()).into_response()
 }
 
 /// Any other path. Source: Go's HTTP server, which etcd uses.

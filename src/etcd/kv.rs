@@ -6,7 +6,7 @@ use super::convert;
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::kv_server::Kv;
 use super::{Etcd, error};
-use crate::kv::command::{Command, RequestOp, Response, TxnRequest};
+use crate::kv::command::{Command, Response};
 
 /// The store has answered a change with the answer to another one.
 fn unexpected(response: &Response) -> Status {
@@ -23,21 +23,14 @@ fn all_serializable(ops: &[pb::RequestOp]) -> bool {
     })
 }
 
-/// Whether a transaction cannot write, whichever way it goes.
-fn only_reads(txn: &TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|op| match op {
-        RequestOp::Range(_) => true,
-        RequestOp::Txn(inner) => only_reads(inner),
-        RequestOp::Put(_) | RequestOp::DeleteRange(_) | RequestOp::Empty => false,
-    })
-}
-
 impl Etcd {
-    async fn read_txn(&self, txn: &TxnRequest, local: bool) -> Result<Option<Answer<pb::TxnResponse>>, Status> {
-        self.store
-            .read(|state| state.check(&Command::Txn(txn.clone())))
-            .map_err(|refusal| error::rejected(&refusal))?;
-        self.guard.read_txn(txn)?;
+    /// Answers a transaction that cannot write, without an entry in the log.
+    async fn read_txn(&self, command: &Command, local: bool) -> Result<Option<Answer<pb::TxnResponse>>, Status> {
+        let Command::Txn(txn) = command else { return Ok(None) };
+        if !txn.only_reads() {
+            return Ok(None);
+        }
+        self.allow(command)?;
         if !local {
             self.linearize().await?;
         }
@@ -56,7 +49,7 @@ impl Kv for Etcd {
         let request = request.into_inner();
         let local = request.serializable;
         let range = convert::range_in(request)?;
-        self.guard.read(&range.key, &range.range_end)?;
+        self.guard.range(&range)?;
         if !local {
             self.linearize().await?;
         }
@@ -100,13 +93,11 @@ impl Kv for Etcd {
         let request = request.into_inner();
         let local = all_serializable(&request.success) && all_serializable(&request.failure);
         let has_ops = !request.success.is_empty() || !request.failure.is_empty();
-        let txn = convert::txn_in(request)?;
-        if only_reads(&txn)
-            && let Some(answer) = self.read_txn(&txn, local && has_ops).await?
-        {
+        let command = Command::Txn(convert::txn_in(request)?);
+        if let Some(answer) = self.read_txn(&command, local && has_ops).await? {
             return Ok(answer);
         }
-        match self.change(Command::Txn(txn)).await? {
+        match self.change(command).await? {
             Response::Txn(mut response) => {
                 self.guard.hide_in_txn(&mut response);
                 let header = self.header_at(response.revision);

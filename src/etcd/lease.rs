@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use tonic::{Request, Response as Answer, Status, Streaming};
 
 use super::pb::etcdserverpb as pb;
@@ -92,19 +92,13 @@ impl Lease for Etcd {
             let etcd = etcd.clone();
             async move { etcd.keep_alive(request?).await }
         });
-        let ended = futures_util::stream::once(async move {
-            closing.cancelled().await;
-            Err(error::stopped())
-        });
-        let answers = answers.map(Some).chain(futures_util::stream::iter([None]));
-        let until_the_end = futures_util::stream::select(answers, ended.map(Some))
-            .scan(false, |over, item| {
-                let stop = *over || item.is_none();
-                *over = matches!(item, Some(Err(_)));
-                std::future::ready(if stop { None } else { item })
-            })
-            .boxed();
-        Ok(Answer::new(until_the_end))
+        // The end of the requests ends the stream in order, the end of the node with an error: try another one.
+        let farewell = {
+            let closing = closing.clone();
+            stream::once(async move { closing.is_cancelled().then(|| Err(error::stopped())) })
+        };
+        let answers = answers.take_until(closing.cancelled_owned());
+        Ok(Answer::new(answers.chain(farewell.filter_map(std::future::ready)).boxed()))
     }
 
     async fn lease_time_to_live(

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::cluster::keys::KeySpace;
-use crate::kv::command::{Command, RequestOp, Response};
+use crate::kv::command::{Command, RequestOp, Response, TxnRequest};
 use crate::raft::Store;
 use crate::types::ClusterName;
 use guard::Guard;
@@ -75,21 +75,22 @@ pub struct Etcd {
 
 /// Whether a command can make the store larger.
 fn adds(command: &Command) -> bool {
-    let writes = |ops: &[RequestOp]| {
-        ops.iter().any(|op| match op {
-            RequestOp::Put(_) => true,
-            RequestOp::Txn(inner) => adds(&Command::Txn(inner.clone())),
-            RequestOp::Empty | RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
-        })
-    };
     match command {
         Command::Put(_) | Command::LeaseGrant { .. } => true,
-        Command::Txn(txn) => writes(&txn.success) || writes(&txn.failure),
+        Command::Txn(txn) => puts(txn),
         Command::DeleteRange(_)
         | Command::Compact { .. }
         | Command::LeaseRevoke { .. }
         | Command::LeasesExpire { .. } => false,
     }
+}
+
+fn puts(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        RequestOp::Put(_) => true,
+        RequestOp::Txn(inner) => puts(inner),
+        RequestOp::Empty | RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
+    })
 }
 
 impl Etcd {
@@ -163,11 +164,17 @@ impl Etcd {
         if self.store.vitals().has_leader { PATIENCE } else { PATIENCE_WITHOUT_LEADER }
     }
 
+    /// Refuses a command that is wrong in itself, then one that is not a client's to give: in etcd's order.
+    fn allow(&self, command: &Command) -> Result<(), Status> {
+        self.store.read(|state| {
+            state.check(command).map_err(|refusal| error::rejected(&refusal))?;
+            self.guard.change(command, state)
+        })
+    }
+
     /// A change, when the guard lets it through.
     async fn change(&self, command: Command) -> Result<Response, Status> {
-        // What is wrong in itself is told before who may do it, as etcd does.
-        self.store.read(|state| state.check(&command)).map_err(|refusal| error::rejected(&refusal))?;
-        self.store.read(|state| self.guard.change(&command, state))?;
+        self.allow(&command)?;
         if adds(&command) && self.is_full() && self.linearize().await.is_ok() && self.is_full() {
             return Err(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
         }

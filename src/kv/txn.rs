@@ -41,7 +41,7 @@ pub(super) fn apply(state: &mut State, request: &TxnRequest) -> Result<(TxnRespo
 
 /// Answer a transaction that cannot write; `None` if it might.
 pub(super) fn read(state: &State, request: &TxnRequest) -> Option<Result<TxnResponse, Error>> {
-    if !only_reads(request, check::MAX_TXN_OPS) {
+    if !request.only_reads() {
         return None;
     }
     let answer = || {
@@ -51,6 +51,13 @@ pub(super) fn read(state: &State, request: &TxnRequest) -> Option<Result<TxnResp
         Ok(execute(&chosen, &mut Access::Read(state)))
     };
     Some(answer())
+}
+
+impl TxnRequest {
+    /// Whether it cannot write, whichever way it goes. An operation that sets nothing does not count as a read.
+    pub fn only_reads(&self) -> bool {
+        only_reads(self, check::MAX_TXN_OPS)
+    }
 }
 
 /// Whether all operations of all branches are reads. Gives up, with no, below `depth` levels.

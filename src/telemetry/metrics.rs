@@ -65,8 +65,11 @@ impl MetricsText {
     /// One sample of `name` with labels of its own.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let own = rendered(labels);
-        let comma = if own.is_empty() || self.common.is_empty() { "" } else { "," };
-        let _ = writeln!(self.text, "{name}{{{}{comma}{own}}} {value}", self.common);
+        let _ = match (self.common.as_str(), own.as_str()) {
+            ("", "") => writeln!(self.text, "{name} {value}"),
+            (labels, "") | ("", labels) => writeln!(self.text, "{name}{{{labels}}} {value}"),
+            (common, own) => writeln!(self.text, "{name}{{{common},{own}}} {value}"),
+        };
     }
 
     /// The page.
