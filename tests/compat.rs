@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test fails loudly and may talk")]
 
+#[path = "compat/auth.rs"]
+mod auth;
 #[path = "compat/etcdctl.rs"]
 mod etcdctl;
 #[path = "compat/gateway.rs"]
@@ -16,3 +18,5 @@ mod history;
 mod nodes;
 #[path = "compat/patroni.rs"]
 mod patroni;
+#[path = "compat/queues.rs"]
+mod queues;

@@ -69,8 +69,7 @@ pub enum Command {
     /// Replaces a member's data directory by a new copy; the old one is moved aside.
     Reinit(ReinitArgs),
     /// Reads and writes keys of the store, as etcdctl does.
-    #[command(subcommand)]
-    Kv(KvCommand),
+    Kv(KvArgs),
     /// The members of the store.
     #[command(subcommand)]
     Member(MemberCommand),
@@ -306,6 +305,17 @@ pub enum MemberCommand {
 }
 
 /// `howdah kv`
+#[derive(Debug, Args)]
+pub struct KvArgs {
+    /// The user of the store, where it asks for one.
+    #[arg(long, global = true, value_name = "NAME:PASSWORD")]
+    pub user: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KvCommand,
+}
+
+/// What `howdah kv` can do.
 #[derive(Debug, Subcommand)]
 pub enum KvCommand {
     /// Shows a key with its value.
@@ -346,6 +356,8 @@ pub enum KvCommand {
         #[arg(long)]
         prefix: bool,
     },
+    /// Compares, then does one thing or another: a transaction in etcdctl's language, from the standard input.
+    Txn,
     /// Shows changes as they happen.
     Watch {
         /// The key.

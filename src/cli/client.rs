@@ -31,6 +31,8 @@ const ANSWER_LIMIT: usize = 16 << 20;
 pub(super) struct Client {
     place: Place,
     http: legacy::Client<HttpConnector, Full<Bytes>>,
+    /// What proves the user to etcd's API.
+    token: Option<String>,
 }
 
 /// What `/howdah` answers.
@@ -73,7 +75,12 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
-        Self { place, http: legacy::Client::builder(TokioExecutor::new()).build(connector) }
+        Self { place, http: legacy::Client::builder(TokioExecutor::new()).build(connector), token: None }
+    }
+
+    /// Speaks for a user of etcd's API from now on.
+    pub(super) fn use_token(&mut self, token: String) {
+        self.token = Some(token).filter(|token| !token.is_empty());
     }
 
     /// The cluster as a node with a quorum sees it; if no node has one, as the first that answers does, with a note.
@@ -192,7 +199,11 @@ impl Client {
     ) -> Outcome {
         let mut silent = Vec::new();
         for address in &self.place.addresses {
-            let request = Request::post(format!("http://{address}{path}"))
+            let mut request = Request::post(format!("http://{address}{path}"));
+            if let Some(token) = &self.token {
+                request = request.header(header::AUTHORIZATION, token);
+            }
+            let request = request
                 .body(Full::new(Bytes::from(body.to_string())))
                 .map_err(|error| Failure::new(exit::FAILED, error))?;
             let response = match self.http.request(request).await {
@@ -241,7 +252,9 @@ impl Client {
     ) -> Result<Answer, Silence> {
         let certain = |why: String| Silence { why, unsent: true };
         let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
-        if let Some(credentials) = self.place.credentials.as_ref().filter(|_| method != Method::GET) {
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token);
+        } else if let Some(credentials) = self.place.credentials.as_ref().filter(|_| method != Method::GET) {
             request = request.header(header::AUTHORIZATION, basic_header(credentials));
         }
         let bytes = match body {

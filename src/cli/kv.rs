@@ -1,18 +1,20 @@
-//! `kv get|put|del|watch|lease`: the store's keys, for those without etcdctl. Prints what etcdctl prints.
+//! `kv get|put|del|txn|watch|lease`: the store's keys, for those without etcdctl. Prints what etcdctl prints.
 //!
-//! Over the JSON gateway of any node. Deliberately absent: transactions (etcdctl has them), binary keys.
+//! Over the JSON gateway of any node. Deliberately absent: binary keys, users and roles (etcdctl manages them).
 
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::args::{KvCommand, LeaseCommand};
+use super::args::{KvArgs, KvCommand, LeaseCommand};
 use super::client::Client;
+use super::kv_txn;
 use super::output::print;
 use super::{Failure, Outcome, exit};
 use crate::kv::prefix_end;
 
-fn encoded(text: &str) -> Value {
+pub(super) fn encoded(text: &str) -> Value {
     Value::String(STANDARD.encode(text))
 }
 
@@ -23,7 +25,7 @@ fn decoded(value: &Value) -> String {
 }
 
 /// The keys that a command is about: one, or all that begin with it.
-fn range(key: &str, prefix: bool) -> Map<String, Value> {
+pub(super) fn range(key: &str, prefix: bool) -> Map<String, Value> {
     let mut fields = Map::new();
     let everything = prefix && key.is_empty();
     let first = if everything { STANDARD.encode([0]) } else { STANDARD.encode(key) };
@@ -40,12 +42,12 @@ fn with(mut fields: Map<String, Value>, more: &[(&str, Value)]) -> Value {
     Value::Object(fields)
 }
 
-fn pairs(kvs: &Value, keys_only: bool) -> Vec<String> {
+pub(super) fn pairs(kvs: &Value, keys_only: bool) -> Vec<String> {
     let each = kvs.as_array().into_iter().flatten();
     each.flat_map(|kv| [Some(decoded(&kv["key"])), (!keys_only).then(|| decoded(&kv["value"]))]).flatten().collect()
 }
 
-fn lease_id(text: &str) -> Outcome<i64> {
+pub(super) fn lease_id(text: &str) -> Outcome<i64> {
     let wrong = || Failure::new(exit::USAGE, format!("{text:?} is no lease; write its id as `lease grant` printed it"));
     // Hexadecimal and perhaps negative, as etcdctl writes it.
     u64::from_str_radix(text, 16).map(u64::cast_signed).map_err(|_| wrong())
@@ -56,9 +58,22 @@ fn shown_id(id: &Value) -> String {
     format!("{id:016x}")
 }
 
+/// The token of `NAME:PASSWORD`.
+async fn authenticate(client: &Client, user: &str) -> Outcome<String> {
+    let Some((name, password)) = user.split_once(':') else {
+        return Err(Failure::new(exit::USAGE, "--user: write NAME:PASSWORD"));
+    };
+    let answer = client.etcd("/v3/auth/authenticate", &json!({"name": name, "password": password})).await?;
+    Ok(answer["token"].as_str().unwrap_or_default().to_owned())
+}
+
 /// `howdah kv ...`
-pub(super) async fn run(client: &Client, command: KvCommand) -> Outcome {
-    match command {
+pub(super) async fn run(client: &mut Client, args: KvArgs) -> Outcome {
+    if let Some(user) = &args.user {
+        let token = authenticate(client, user).await?;
+        client.use_token(token);
+    }
+    match args.command {
         KvCommand::Get { key, prefix, keys_only, rev, local, json } => {
             let request = with(
                 range(&key, prefix),
@@ -80,6 +95,11 @@ pub(super) async fn run(client: &Client, command: KvCommand) -> Outcome {
         KvCommand::Del { key, prefix } => {
             let answer = client.etcd("/v3/kv/deleterange", &Value::Object(range(&key, prefix))).await?;
             print(answer["deleted"].as_str().unwrap_or("0"))
+        }
+        KvCommand::Txn => {
+            let text = std::io::read_to_string(std::io::stdin()).context("read the transaction")?;
+            let answer = client.etcd("/v3/kv/txn", &kv_txn::parse(&text)?).await?;
+            print(&kv_txn::show(&answer))
         }
         KvCommand::Watch { key, prefix, rev } => {
             let create = with(range(&key, prefix), &[("start_revision", json!(rev))]);

@@ -13,6 +13,7 @@ mod discover;
 mod edit_config;
 mod file;
 mod kv;
+mod kv_txn;
 mod list;
 mod output;
 mod render;
@@ -95,7 +96,7 @@ pub fn run(line: CommandLine, run_node: impl FnOnce(Config) -> anyhow::Result<()
 
 /// Commands that talk to a cluster.
 async fn remote(command: Command, target: &Target) -> Outcome {
-    let client = Client::new(discover::find(target)?);
+    let mut client = Client::new(discover::find(target)?);
     match command {
         Command::List(args) => list::list(&client, &args).await,
         Command::Topology(args) => list::topology(&client, &args).await,
@@ -109,7 +110,7 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::Restart(args) => upkeep::restart(&client, &args).await,
         Command::Reload(args) => upkeep::reload(&client, &args).await,
         Command::Reinit(args) => upkeep::reinit(&client, &args).await,
-        Command::Kv(command) => kv::run(&client, command).await,
+        Command::Kv(args) => kv::run(&mut client, args).await,
         Command::Member(command) => store_members::run(&client, command).await,
         Command::Run(_) | Command::Config(_) | Command::Version(_) | Command::Dev(_) => Ok(()),
     }

@@ -10,13 +10,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let protos = Path::new("src/etcd/proto");
     println!("cargo::rerun-if-changed=src/etcd/proto");
     println!("cargo::rerun-if-changed=src/etcd/build.rs");
-    let files = protox::compile(["rpc.proto", "health.proto"], [protos])?;
+    let files = protox::compile(["rpc.proto", "health.proto", "v3lock.proto", "v3election.proto"], [protos])?;
     let descriptors = files.encode_to_vec();
     tonic_prost_build::configure().build_client(false).compile_fds(files)?;
     pbjson_build::Builder::new()
         .register_descriptors(&descriptors)?
         .preserve_proto_field_names()
         .ignore_unknown_fields()
-        .build(&[".etcdserverpb", ".mvccpb", ".authpb"])?;
+        .build(&[".etcdserverpb", ".mvccpb", ".authpb", ".v3lockpb", ".v3electionpb"])?;
     Ok(())
 }

@@ -1,10 +1,17 @@
-//! The service `Cluster`: who the members are. They are changed by `howdah member`, which knows the members' names.
+//! The service `Cluster`: who the members are, and who shall go.
+//!
+//! Only who has proved to be root changes members: without users and roles anybody could take the quorum apart.
 
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response as Answer, Status};
 
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::cluster_server::Cluster;
 use super::{Etcd, error};
+
+fn unknown() -> Status {
+    Status::not_found("etcdserver: member not found")
+}
 
 impl Etcd {
     /// The members, by id. All of them serve clients on their main port, where members also talk to each other.
@@ -27,6 +34,16 @@ impl Etcd {
         members.sort_by_key(|member| member.id);
         members
     }
+
+    fn member(&self, id: u64) -> Result<pb::Member, Status> {
+        self.member_list().into_iter().find(|member| member.id == id).ok_or_else(unknown)
+    }
+
+    async fn permits_members(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.root(metadata).await?;
+        let proved = self.store.read(|state| state.auth().is_enabled());
+        if proved { Ok(()) } else { Err(error::permission_denied()) }
+    }
 }
 
 #[tonic::async_trait]
@@ -35,6 +52,7 @@ impl Cluster for Etcd {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Answer<pb::MemberListResponse>, Status> {
+        self.somebody(request.metadata()).await?;
         if request.into_inner().linearizable {
             self.linearize().await?;
         }
@@ -42,28 +60,52 @@ impl Cluster for Etcd {
         Ok(Answer::new(pb::MemberListResponse { header: Some(self.header_at(0)), members }))
     }
 
-    async fn member_add(&self, _: Request<pb::MemberAddRequest>) -> Result<Answer<pb::MemberAddResponse>, Status> {
-        Err(error::permission_denied())
+    /// A node joins by itself when it is started with the others' addresses: nobody needs to announce it.
+    async fn member_add(
+        &self,
+        request: Request<pb::MemberAddRequest>,
+    ) -> Result<Answer<pb::MemberAddResponse>, Status> {
+        self.permits_members(request.metadata()).await?;
+        Err(Status::failed_precondition(
+            "etcdserver: a howdah node joins by itself: start it with this cluster's addresses under raft.members",
+        ))
     }
 
     async fn member_remove(
         &self,
-        _: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Answer<pb::MemberRemoveResponse>, Status> {
-        Err(error::permission_denied())
+        self.permits_members(request.metadata()).await?;
+        let member = self.member(request.into_inner().id)?;
+        let name = member.name.parse().map_err(|_| unknown())?;
+        self.store.member_remove(&name).await.map_err(|failure| error::status(&failure))?;
+        let members = Etcd::member_list(self);
+        Ok(Answer::new(pb::MemberRemoveResponse { header: Some(self.header_at(0)), members }))
     }
 
+    /// A member tells its new address itself when it is started with it.
     async fn member_update(
         &self,
-        _: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Answer<pb::MemberUpdateResponse>, Status> {
-        Err(error::permission_denied())
+        self.permits_members(request.metadata()).await?;
+        self.member(request.into_inner().id)?;
+        Err(Status::failed_precondition(
+            "etcdserver: a howdah node tells its address itself: change restapi.connect_address and restart it",
+        ))
     }
 
+    /// A learner that has caught up is made a voter at once: one that is still a learner has not.
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Answer<pb::MemberPromoteResponse>, Status> {
-        Err(error::permission_denied())
+        self.permits_members(request.metadata()).await?;
+        let why = if self.member(request.into_inner().id)?.is_learner {
+            "etcdserver: can only promote a learner member which is in sync with leader"
+        } else {
+            "etcdserver: can only promote a learner member"
+        };
+        Err(Status::failed_precondition(why))
     }
 }

@@ -27,6 +27,8 @@ use super::pb::etcdserverpb::cluster_server::Cluster;
 use super::pb::etcdserverpb::kv_server::Kv;
 use super::pb::etcdserverpb::lease_server::Lease;
 use super::pb::etcdserverpb::maintenance_server::Maintenance;
+use super::pb::v3electionpb::election_server::Election;
+use super::pb::v3lockpb::lock_server::Lock;
 use super::{Etcd, MESSAGE_MAX};
 
 /// A message in base64, with room for the names of its fields.
@@ -38,6 +40,9 @@ pub fn routes(etcd: Etcd) -> Router {
         .merge(kv_and_leases())
         .merge(members_and_maintenance())
         .merge(users_and_roles())
+        .merge(locks_and_elections())
+        .route("/v3/maintenance/snapshot", post(snapshot))
+        .route("/v3/election/observe", post(observe))
         .route("/v3/watch", post(watch))
         .route("/v3/lease/keepalive", post(keep_alive))
         .route("/v3/{*rest}", any(not_found))
@@ -104,8 +109,35 @@ fn users_and_roles() -> Router<Etcd> {
         .route("/v3/auth/authenticate", call(|e, request| async move { Auth::authenticate(&e, request).await }))
         .route("/v3/auth/enable", call(|e, request| async move { Auth::auth_enable(&e, request).await }))
         .route("/v3/auth/disable", call(|e, request| async move { Auth::auth_disable(&e, request).await }))
+        .route("/v3/auth/user/add", call(|e, request| async move { Auth::user_add(&e, request).await }))
+        .route("/v3/auth/user/get", call(|e, request| async move { Auth::user_get(&e, request).await }))
+        .route("/v3/auth/user/delete", call(|e, request| async move { Auth::user_delete(&e, request).await }))
+        .route(
+            "/v3/auth/user/changepw",
+            call(|e, request| async move { Auth::user_change_password(&e, request).await }),
+        )
+        .route("/v3/auth/user/grant", call(|e, request| async move { Auth::user_grant_role(&e, request).await }))
+        .route("/v3/auth/user/revoke", call(|e, request| async move { Auth::user_revoke_role(&e, request).await }))
+        .route("/v3/auth/role/add", call(|e, request| async move { Auth::role_add(&e, request).await }))
+        .route("/v3/auth/role/get", call(|e, request| async move { Auth::role_get(&e, request).await }))
+        .route("/v3/auth/role/delete", call(|e, request| async move { Auth::role_delete(&e, request).await }))
+        .route("/v3/auth/role/grant", call(|e, request| async move { Auth::role_grant_permission(&e, request).await }))
+        .route(
+            "/v3/auth/role/revoke",
+            call(|e, request| async move { Auth::role_revoke_permission(&e, request).await }),
+        )
         .route("/v3/auth/user/list", call(|e, request| async move { Auth::user_list(&e, request).await }))
         .route("/v3/auth/role/list", call(|e, request| async move { Auth::role_list(&e, request).await }))
+}
+
+fn locks_and_elections() -> Router<Etcd> {
+    Router::new()
+        .route("/v3/lock/lock", call(|e, request| async move { Lock::lock(&e, request).await }))
+        .route("/v3/lock/unlock", call(|e, request| async move { Lock::unlock(&e, request).await }))
+        .route("/v3/election/campaign", call(|e, request| async move { Election::campaign(&e, request).await }))
+        .route("/v3/election/proclaim", call(|e, request| async move { Election::proclaim(&e, request).await }))
+        .route("/v3/election/leader", call(|e, request| async move { Election::leader(&e, request).await }))
+        .route("/v3/election/resign", call(|e, request| async move { Election::resign(&e, request).await }))
 }
 
 /// A call with one answer.
@@ -143,10 +175,19 @@ fn read<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Status> {
 /// A message with what the headers say: `Grpc-Metadata-<name>` is metadata.
 fn request<T>(message: T, headers: &HeaderMap) -> Request<T> {
     let mut request = Request::new(message);
-    if let Some(value) = headers.get("grpc-metadata-hasleader").and_then(|value| value.to_str().ok())
-        && let Ok(value) = value.parse()
-    {
-        request.metadata_mut().insert("hasleader", value);
+    // The token is `authorization`, with or without the prefix.
+    let names = [
+        ("grpc-metadata-hasleader", "hasleader"),
+        ("authorization", "authorization"),
+        ("grpc-metadata-authorization", "authorization"),
+        ("grpc-metadata-token", "token"),
+    ];
+    for (header, name) in names {
+        if let Some(value) = headers.get(header).and_then(|value| value.to_str().ok())
+            && let Ok(value) = value.parse()
+        {
+            request.metadata_mut().insert(name, value);
+        }
     }
     request
 }
@@ -229,25 +270,52 @@ async fn watch(State(etcd): State<Etcd>, headers: HeaderMap, body: Bytes) -> Res
         Ok(requests) => requests,
         Err(status) => return failure(&status),
     };
-    match etcd.require_leader(request((), &headers).metadata()) {
-        Ok(needs_leader) => {
+    let request = request((), &headers);
+    let needs_leader = match etcd.require_leader(request.metadata()) {
+        Ok(needs_leader) => needs_leader,
+        Err(status) => return failure(&status),
+    };
+    match etcd.caller(request.metadata()).await {
+        Ok(caller) => {
             let requests = stream::iter(requests.into_iter().map(Ok));
-            streamed(etcd.watch_stream(requests, needs_leader)).await
+            streamed(etcd.watch_stream(requests, needs_leader, caller)).await
         }
         Err(status) => failure(&status),
     }
 }
 
-async fn keep_alive(State(etcd): State<Etcd>, body: Bytes) -> Response {
+async fn keep_alive(State(etcd): State<Etcd>, headers: HeaderMap, body: Bytes) -> Response {
     let requests = match read_all::<pb::LeaseKeepAliveRequest>(&body) {
         Ok(requests) => requests,
         Err(status) => return failure(&status),
     };
+    let caller = match etcd.somebody(request((), &headers).metadata()).await {
+        Ok(caller) => caller,
+        Err(status) => return failure(&status),
+    };
     let answers = stream::iter(requests).then(move |request| {
-        let etcd = etcd.clone();
-        async move { etcd.keep_alive(request).await }
+        let (etcd, caller) = (etcd.clone(), caller.clone());
+        async move { etcd.keep_alive(&caller, request).await }
     });
     streamed(answers.boxed()).await
+}
+
+async fn snapshot(State(etcd): State<Etcd>, headers: HeaderMap) -> Response {
+    match Maintenance::snapshot(&etcd, request(pb::SnapshotRequest {}, &headers)).await {
+        Ok(pieces) => streamed(pieces.into_inner()).await,
+        Err(status) => failure(&status),
+    }
+}
+
+async fn observe(State(etcd): State<Etcd>, headers: HeaderMap, body: Bytes) -> Response {
+    let message = match read(&body) {
+        Ok(message) => message,
+        Err(status) => return failure(&status),
+    };
+    match Election::observe(&etcd, request(message, &headers)).await {
+        Ok(leaders) => streamed(leaders.into_inner()).await,
+        Err(status) => failure(&status),
+    }
 }
 
 async fn not_found() -> Response {

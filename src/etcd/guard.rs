@@ -49,11 +49,11 @@ impl Guard {
     pub fn change(&self, command: &Command, state: &State) -> Result<(), Status> {
         match command {
             Command::Put(put) => self.put(put, state),
-            Command::DeleteRange(delete) => self.delete(delete),
+            Command::DeleteRange(delete) => self.delete(delete, state),
             Command::Txn(txn) => self.txn(txn, state),
             Command::LeaseRevoke { id } => self.lease(*id, state),
-            Command::Compact { .. } | Command::LeaseGrant { .. } => Ok(()),
-            Command::LeasesExpire { .. } => Err(permission_denied()),
+            Command::Compact { .. } | Command::LeaseGrant { .. } | Command::Auth(_) => Ok(()),
+            Command::LeasesExpire { .. } | Command::As { .. } => Err(permission_denied()),
         }
     }
 
@@ -64,7 +64,7 @@ impl Guard {
                 RequestOp::Empty => {}
                 RequestOp::Range(range) => self.range(range)?,
                 RequestOp::Put(put) => self.put(put, state)?,
-                RequestOp::DeleteRange(delete) => self.delete(delete)?,
+                RequestOp::DeleteRange(delete) => self.delete(delete, state)?,
                 RequestOp::Txn(inner) => self.txn(inner, state)?,
             }
         }
@@ -85,7 +85,7 @@ impl Guard {
         if !put.key.starts_with(self.space.prefix()) {
             return Ok(());
         }
-        if !self.record_open || put.ignore_value || put.ignore_lease || put.lease != LeaseId(0) {
+        if !self.is_open(state) || put.ignore_value || put.ignore_lease || put.lease != LeaseId(0) {
             return Err(permission_denied());
         }
         match self.space.parse(&put.key) {
@@ -95,12 +95,17 @@ impl Guard {
         }
     }
 
-    fn delete(&self, delete: &DeleteRangeRequest) -> Result<(), Status> {
+    /// Whoever has proved a right to those keys needs no open door.
+    fn is_open(&self, state: &State) -> bool {
+        self.record_open || state.auth().is_enabled()
+    }
+
+    fn delete(&self, delete: &DeleteRangeRequest, state: &State) -> Result<(), Status> {
         if !self.touches_record(&delete.key, &delete.range_end) {
             return Ok(());
         }
         let request = delete.range_end.is_empty() && self.space.parse(&delete.key) == Some(Key::Failover);
-        if request && self.record_open { Ok(()) } else { Err(permission_denied()) }
+        if request && self.is_open(state) { Ok(()) } else { Err(permission_denied()) }
     }
 
     /// Refuses the use of a lease that keys of the record hang on: whoever keeps it alive keeps a dead leader in office.

@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response as Answer, Status};
 
+use super::caller::Caller;
 use super::convert;
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::kv_server::Kv;
@@ -25,16 +26,25 @@ fn all_serializable(ops: &[pb::RequestOp]) -> bool {
 
 impl Etcd {
     /// Answers a transaction that cannot write, without an entry in the log.
-    async fn read_txn(&self, command: &Command, local: bool) -> Result<Option<Answer<pb::TxnResponse>>, Status> {
+    async fn read_txn(
+        &self,
+        caller: &Caller,
+        command: &Command,
+        local: bool,
+    ) -> Result<Option<Answer<pb::TxnResponse>>, Status> {
         let Command::Txn(txn) = command else { return Ok(None) };
         if !txn.only_reads() {
             return Ok(None);
         }
-        self.allow(command)?;
+        self.allow(caller, command)?;
         if !local {
             self.linearize().await?;
         }
-        let Some(result) = self.store.read(|state| state.read_txn(txn)) else { return Ok(None) };
+        let result = self.store.read(|state| {
+            let response = state.read_txn(txn)?;
+            Some(response.and_then(|response| state.permits(&caller.user, command).map(|()| response)))
+        });
+        let Some(result) = result else { return Ok(None) };
         let mut response = result.map_err(|refusal| error::rejected(&refusal))?;
         self.guard.hide_in_txn(&mut response);
         let header = self.header_at(response.revision);
@@ -46,6 +56,7 @@ impl Etcd {
 impl Kv for Etcd {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Answer<pb::RangeResponse>, Status> {
         self.require_leader(request.metadata())?;
+        let caller = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let local = request.serializable;
         let range = convert::range_in(request)?;
@@ -53,19 +64,15 @@ impl Kv for Etcd {
         if !local {
             self.linearize().await?;
         }
-        let result = self.store.read(|state| {
-            let mut response = state.range(&range)?;
-            self.guard.hide(&range, &mut response, state);
-            Ok(response)
-        });
-        let response = result.map_err(|refusal| error::rejected(&refusal))?;
+        let response = self.read_range(&caller, &range)?;
         let header = self.header_at(response.revision);
         Ok(Answer::new(convert::range_out(response, header)))
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Answer<pb::PutResponse>, Status> {
         self.require_leader(request.metadata())?;
-        match self.change(Command::Put(convert::put_in(request.into_inner()))).await? {
+        let caller = self.caller(request.metadata()).await?;
+        match self.change(&caller, Command::Put(convert::put_in(request.into_inner()))).await? {
             Response::Put(response) => {
                 let header = self.header_at(response.revision);
                 Ok(Answer::new(convert::put_out(response, header)))
@@ -79,7 +86,8 @@ impl Kv for Etcd {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Answer<pb::DeleteRangeResponse>, Status> {
         self.require_leader(request.metadata())?;
-        match self.change(Command::DeleteRange(convert::delete_in(request.into_inner()))).await? {
+        let caller = self.caller(request.metadata()).await?;
+        match self.change(&caller, Command::DeleteRange(convert::delete_in(request.into_inner()))).await? {
             Response::DeleteRange(response) => {
                 let header = self.header_at(response.revision);
                 Ok(Answer::new(convert::delete_out(response, header)))
@@ -90,14 +98,15 @@ impl Kv for Etcd {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Answer<pb::TxnResponse>, Status> {
         self.require_leader(request.metadata())?;
+        let caller = self.caller(request.metadata()).await?;
         let request = request.into_inner();
         let local = all_serializable(&request.success) && all_serializable(&request.failure);
         let has_ops = !request.success.is_empty() || !request.failure.is_empty();
         let command = Command::Txn(convert::txn_in(request)?);
-        if let Some(answer) = self.read_txn(&command, local && has_ops).await? {
+        if let Some(answer) = self.read_txn(&caller, &command, local && has_ops).await? {
             return Ok(answer);
         }
-        match self.change(command).await? {
+        match self.change(&caller, command).await? {
             Response::Txn(mut response) => {
                 self.guard.hide_in_txn(&mut response);
                 let header = self.header_at(response.revision);
@@ -109,8 +118,9 @@ impl Kv for Etcd {
 
     async fn compact(&self, request: Request<pb::CompactionRequest>) -> Result<Answer<pb::CompactionResponse>, Status> {
         self.require_leader(request.metadata())?;
+        let caller = self.caller(request.metadata()).await?;
         let revision = request.into_inner().revision;
-        match self.change(Command::Compact { revision }).await? {
+        match self.change(&caller, Command::Compact { revision }).await? {
             Response::Compact { revision } => {
                 Ok(Answer::new(pb::CompactionResponse { header: Some(self.header_at(revision)) }))
             }

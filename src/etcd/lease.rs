@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use tonic::{Request, Response as Answer, Status, Streaming};
 
+use super::caller::Caller;
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::lease_server::Lease;
 use super::{Etcd, error};
-use crate::kv::MAX_LEASE_TTL_MS;
 use crate::kv::command::{Command, Response};
+use crate::kv::{MAX_LEASE_TTL_MS, State};
 use crate::raft::RenewOutcome;
 use crate::types::LeaseId;
 
@@ -23,6 +24,18 @@ fn ttl_ms(seconds: i64) -> u64 {
     seconds.checked_mul(1000).unwrap_or(MAX_LEASE_TTL_MS + 1)
 }
 
+/// A free id, most probably.
+pub(super) fn drawn_id() -> i64 {
+    (rand::random::<i64>() & i64::MAX).max(1)
+}
+
+/// Refuses who may not read the keys that hang on a lease.
+fn may_see(caller: &Caller, id: LeaseId, state: &State) -> Result<(), Status> {
+    let mut keys = state.lease(id).into_iter().flat_map(|lease| lease.keys);
+    keys.try_for_each(|key| state.auth().permits_read(&caller.user, key, &[]))
+        .map_err(|refusal| error::rejected(&refusal))
+}
+
 fn whole_seconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
 }
@@ -31,10 +44,14 @@ impl Etcd {
     /// Extends a lease; a dead one is answered with no time, not with an error.
     pub(super) async fn keep_alive(
         &self,
+        caller: &Caller,
         request: pb::LeaseKeepAliveRequest,
     ) -> Result<pb::LeaseKeepAliveResponse, Status> {
         let id = LeaseId(request.id);
-        self.store.read(|state| self.guard.lease(id, state))?;
+        self.store.read(|state| {
+            state.permits_lease(&caller.user, id).map_err(|refusal| error::rejected(&refusal))?;
+            self.guard.lease(id, state)
+        })?;
         // Before the renewal, so that the revision is never beyond what the renewal saw. Source: etcd.
         let header = Some(self.header());
         let outcome = self.store.lease_renew(id, None, self.patience()).await;
@@ -54,9 +71,10 @@ impl Lease for Etcd {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Answer<pb::LeaseGrantResponse>, Status> {
+        let caller = self.caller(request.metadata()).await?;
         let pb::LeaseGrantRequest { ttl, id } = request.into_inner();
-        let id = if id == 0 { (rand::random::<i64>() & i64::MAX).max(1) } else { id };
-        match self.change(Command::LeaseGrant { id: LeaseId(id), ttl_ms: ttl_ms(ttl) }).await? {
+        let id = if id == 0 { drawn_id() } else { id };
+        match self.change(&caller, Command::LeaseGrant { id: LeaseId(id), ttl_ms: ttl_ms(ttl) }).await? {
             Response::LeaseGrant { revision, id, ttl_ms } => Ok(Answer::new(pb::LeaseGrantResponse {
                 header: Some(self.header_at(revision)),
                 id: id.0,
@@ -71,8 +89,9 @@ impl Lease for Etcd {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Answer<pb::LeaseRevokeResponse>, Status> {
+        let caller = self.caller(request.metadata()).await?;
         let id = LeaseId(request.into_inner().id);
-        match self.change(Command::LeaseRevoke { id }).await? {
+        match self.change(&caller, Command::LeaseRevoke { id }).await? {
             Response::LeaseRevoke { revision } => {
                 Ok(Answer::new(pb::LeaseRevokeResponse { header: Some(self.header_at(revision)) }))
             }
@@ -86,11 +105,16 @@ impl Lease for Etcd {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Answer<Self::LeaseKeepAliveStream>, Status> {
         self.require_leader(request.metadata())?;
+        let metadata = request.metadata().clone();
         let etcd = self.clone();
         let closing = self.closing.clone();
         let answers = request.into_inner().then(move |request| {
-            let etcd = etcd.clone();
-            async move { etcd.keep_alive(request?).await }
+            let (etcd, metadata) = (etcd.clone(), metadata.clone());
+            async move {
+                // Asked each time: the stream may outlive its token, which each use makes live on.
+                let caller = etcd.somebody(&metadata).await?;
+                etcd.keep_alive(&caller, request?).await
+            }
         });
         // The end of the requests ends the stream in order, the end of the node with an error: try another one.
         let farewell = {
@@ -105,8 +129,12 @@ impl Lease for Etcd {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Answer<pb::LeaseTimeToLiveResponse>, Status> {
+        let caller = self.somebody(request.metadata()).await?;
         let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         self.linearize().await?;
+        if keys {
+            self.store.read(|state| may_see(&caller, LeaseId(id), state))?;
+        }
         let header = Some(self.header());
         let remaining = self.store.lease_remaining(LeaseId(id), self.patience()).await;
         let remaining = remaining.map_err(|failure| error::status(&failure))?;
@@ -130,10 +158,14 @@ impl Lease for Etcd {
 
     async fn lease_leases(
         &self,
-        _request: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Answer<pb::LeaseLeasesResponse>, Status> {
+        let caller = self.somebody(request.metadata()).await?;
         self.linearize().await?;
-        let leases = self.store.read(|state| state.leases().map(|(id, _)| pb::LeaseStatus { id: id.0 }).collect());
+        let leases = self.store.read(|state| {
+            let leases = state.leases().map(|(id, _)| may_see(&caller, id, state).map(|()| id));
+            leases.map(|id| Ok(pb::LeaseStatus { id: id?.0 })).collect::<Result<Vec<_>, Status>>()
+        })?;
         Ok(Answer::new(pb::LeaseLeasesResponse { header: Some(self.header()), leases }))
     }
 }

@@ -51,7 +51,13 @@ impl Maintenance for Etcd {
 
     /// The one alarm is the quota's. It ends by itself when there is room again, so clearing it is nothing to do.
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Answer<pb::AlarmResponse>, Status> {
-        if request.into_inner().action == i32::from(pb::alarm_request::AlarmAction::Activate) {
+        let action = request.get_ref().action;
+        if action == i32::from(pb::alarm_request::AlarmAction::Get) {
+            self.somebody(request.metadata()).await?;
+        } else {
+            self.root(request.metadata()).await?;
+        }
+        if action == i32::from(pb::alarm_request::AlarmAction::Activate) {
             return Err(error::permission_denied());
         }
         self.linearize().await?;
@@ -61,7 +67,8 @@ impl Maintenance for Etcd {
         Ok(Answer::new(pb::AlarmResponse { header: Some(self.header()), alarms: full.into_iter().collect() }))
     }
 
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Answer<pb::StatusResponse>, Status> {
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Answer<pb::StatusResponse>, Status> {
+        self.somebody(request.metadata()).await?;
         let status = self.store.status();
         let in_use = self.store.read(crate::kv::State::size_bytes);
         let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -88,21 +95,30 @@ impl Maintenance for Etcd {
     }
 
     /// There is nothing to do: the store takes no more space than its data. The header is absent, as in etcd.
-    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Answer<pb::DefragmentResponse>, Status> {
+    async fn defragment(
+        &self,
+        request: Request<pb::DefragmentRequest>,
+    ) -> Result<Answer<pb::DefragmentResponse>, Status> {
+        self.root(request.metadata()).await?;
         Ok(Answer::new(pb::DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Answer<pb::HashResponse>, Status> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Answer<pb::HashResponse>, Status> {
+        self.root(request.metadata()).await?;
         let pb::HashKvResponse { header, hash, .. } = self.hash_at(0)?;
         Ok(Answer::new(pb::HashResponse { header, hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Answer<pb::HashKvResponse>, Status> {
+        self.root(request.metadata()).await?;
         Ok(Answer::new(self.hash_at(request.into_inner().revision)?))
     }
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Answer<Self::SnapshotStream>, Status> {
-        Err(error::not_supported())
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Answer<Self::SnapshotStream>, Status> {
+        self.root(request.metadata()).await?;
+        self.linearize().await?;
+        let pieces = self.export()?;
+        Ok(Answer::new(Box::pin(futures_util::stream::iter(pieces.into_iter().map(Ok)))))
     }
 
     /// Asked of the leader only, as in etcd.
@@ -110,6 +126,7 @@ impl Maintenance for Etcd {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Answer<pb::MoveLeaderResponse>, Status> {
+        self.root(request.metadata()).await?;
         let target = request.into_inner().target_id;
         let status = self.store.status();
         if status.leader.as_ref().map(|(id, _)| *id) != status.id {

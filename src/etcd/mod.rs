@@ -11,12 +11,16 @@
 //! The record that decides who may write to PostgreSQL lives in the same key space. [`guard`] sees to it that clients
 //! change only what Patroni's own tools change there, and read no passwords: decision record 0007.
 //!
-//! Deliberately absent: users and roles (every call says that authentication is not enabled), lock and election
-//! services, snapshots of the store, TLS, and when history is forgotten (the store's own business).
+//! Who asks is found in [`caller`]; what users may do is decided in [`crate::kv::auth`], here and once more when a change
+//! is applied. While authentication is off, as at first, everybody may do what [`guard`] lets through.
+//!
+//! Deliberately absent: TLS, and when history is forgotten (the store's own business).
 
 mod auth;
+mod caller;
 mod cluster;
 mod convert;
+mod election;
 mod error;
 mod gateway;
 mod guard;
@@ -24,8 +28,11 @@ mod health;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod pb;
+mod snapshot;
+mod wait;
 mod watch;
 
 use std::sync::Arc;
@@ -37,9 +44,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::cluster::keys::KeySpace;
-use crate::kv::command::{Command, RequestOp, Response, TxnRequest};
+use crate::kv::command::{Command, RangeRequest, RangeResponse, RequestOp, Response, TxnRequest};
 use crate::raft::Store;
 use crate::types::ClusterName;
+use auth::Passwords;
+use caller::{Caller, Tokens};
 use guard::Guard;
 use pb::etcdserverpb::ResponseHeader;
 use pb::etcdserverpb::auth_server::AuthServer;
@@ -49,6 +58,8 @@ use pb::etcdserverpb::lease_server::LeaseServer;
 use pb::etcdserverpb::maintenance_server::MaintenanceServer;
 use pb::etcdserverpb::watch_server::WatchServer;
 use pb::health::health_server::HealthServer;
+use pb::v3electionpb::election_server::ElectionServer;
+use pb::v3lockpb::lock_server::LockServer;
 
 /// The version that clients are told: digits only, because Patroni reads each part as a number.
 const VERSION: &str = "3.6.8";
@@ -71,17 +82,21 @@ pub struct Etcd {
     cluster_id: u64,
     quota: u64,
     closing: CancellationToken,
+    tokens: Arc<Tokens>,
+    passwords: Passwords,
 }
 
 /// Whether a command can make the store larger.
 fn adds(command: &Command) -> bool {
     match command {
         Command::Put(_) | Command::LeaseGrant { .. } => true,
+        Command::As { command, .. } => adds(command),
         Command::Txn(txn) => puts(txn),
         Command::DeleteRange(_)
         | Command::Compact { .. }
         | Command::LeaseRevoke { .. }
-        | Command::LeasesExpire { .. } => false,
+        | Command::LeasesExpire { .. }
+        | Command::Auth(_) => false,
     }
 }
 
@@ -107,7 +122,9 @@ impl Etcd {
     ) -> Self {
         let digest = Sha256::digest(cluster.as_str().as_bytes());
         let cluster_id = digest.iter().take(8).fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
-        Self { store, guard: Arc::new(Guard::new(space, record_open)), cluster_id, quota, closing }
+        let guard = Arc::new(Guard::new(space, record_open));
+        let (tokens, passwords) = (Arc::default(), Passwords::default());
+        Self { store, guard, cluster_id, quota, closing, tokens, passwords }
     }
 
     /// What the main port serves: gRPC, the JSON gateway and `/version`.
@@ -136,6 +153,8 @@ impl Etcd {
             .route_service("/etcdserverpb.Cluster/{*method}", ClusterServer::new(me()))
             .route_service("/etcdserverpb.Maintenance/{*method}", MaintenanceServer::new(me()))
             .route_service("/etcdserverpb.Auth/{*method}", AuthServer::new(me()))
+            .route_service("/v3lockpb.Lock/{*method}", LockServer::new(me()))
+            .route_service("/v3electionpb.Election/{*method}", ElectionServer::new(me()))
             .route_service("/grpc.health.v1.Health/{*method}", HealthServer::new(me()))
     }
 
@@ -164,20 +183,36 @@ impl Etcd {
         if self.store.vitals().has_leader { PATIENCE } else { PATIENCE_WITHOUT_LEADER }
     }
 
-    /// Refuses a command that is wrong in itself, then one that is not a client's to give: in etcd's order.
-    fn allow(&self, command: &Command) -> Result<(), Status> {
+    /// Refuses a command that is wrong in itself, then one that is not this client's to give, then one that is not any
+    /// client's to give: in etcd's order.
+    fn allow(&self, caller: &Caller, command: &Command) -> Result<(), Status> {
         self.store.read(|state| {
             state.check(command).map_err(|refusal| error::rejected(&refusal))?;
+            state.permits(&caller.user, command).map_err(|refusal| error::rejected(&refusal))?;
             self.guard.change(command, state)
         })
     }
 
-    /// A change, when the guard lets it through.
-    async fn change(&self, command: Command) -> Result<Response, Status> {
-        self.allow(&command)?;
+    /// A range, as the store has it now, for who may read it.
+    fn read_range(&self, caller: &Caller, range: &RangeRequest) -> Result<RangeResponse, Status> {
+        self.guard.range(range)?;
+        let result = self.store.read(|state| {
+            let mut response = state.range(range)?;
+            state.auth().permits_read(&caller.user, &range.key, &range.range_end)?;
+            self.guard.hide(range, &mut response, state);
+            Ok(response)
+        });
+        result.map_err(|refusal| error::rejected(&refusal))
+    }
+
+    /// A change, when the caller may make it and the guard lets it through.
+    async fn change(&self, caller: &Caller, command: Command) -> Result<Response, Status> {
+        self.allow(caller, &command)?;
         if adds(&command) && self.is_full() && self.linearize().await.is_ok() && self.is_full() {
             return Err(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
         }
+        // In the caller's name, because it may lose the permission before this is applied.
+        let command = Command::As { user: caller.user.clone(), command: Box::new(command) };
         self.store.propose(command, self.patience()).await.map_err(|failure| error::status(&failure))
     }
 

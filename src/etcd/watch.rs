@@ -18,6 +18,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::{broadcast, mpsc};
 use tonic::{Request, Response as Answer, Status, Streaming};
 
+use super::caller::Caller;
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::watch_request::RequestUnion;
 use super::pb::etcdserverpb::watch_server::Watch;
@@ -43,6 +44,7 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> 
 
 struct Session {
     etcd: Etcd,
+    caller: Caller,
     watchers: Watchers,
     applied: broadcast::Receiver<Arc<Applied>>,
     queue: mpsc::Sender<Result<pb::WatchResponse, Status>>,
@@ -57,6 +59,7 @@ impl Etcd {
         &self,
         requests: impl Stream<Item = Result<pb::WatchRequest, Status>> + Send + Unpin + 'static,
         needs_leader: bool,
+        caller: Caller,
     ) -> Answers {
         let (queue, answers) = mpsc::channel(QUEUE);
         // Subscribed before the state is looked at: what comes in between is seen twice rather than never, and a
@@ -64,7 +67,7 @@ impl Etcd {
         let applied = self.store.events();
         let watchers = self.store.read(Watchers::new);
         let served = BTreeSet::new();
-        let session = Session { etcd: self.clone(), watchers, applied, queue, served, leaderless_since: None };
+        let session = Session { etcd: self.clone(), caller, watchers, applied, queue, served, leaderless_since: None };
         tokio::spawn(async move {
             // Gone: nobody is left to be told.
             let _ = session.run(requests, needs_leader).await;
@@ -144,6 +147,15 @@ impl Session {
         }
     }
 
+    fn permits(&self, request: &WatchRequest) -> Result<(), Status> {
+        self.etcd.guard.read(&request.key, &request.range_end)?;
+        // No key means the first one. Source: etcd.
+        let key = if request.key.is_empty() { &[0][..] } else { &request.key };
+        let permitted =
+            self.etcd.store.read(|state| state.auth().permits_read(&self.caller.user, key, &request.range_end));
+        permitted.map_err(|refusal| error::rejected(&refusal))
+    }
+
     async fn create(&mut self, create: pb::WatchCreateRequest) -> Result<(), Gone> {
         let filter = |kind: pb::watch_create_request::FilterType| create.filters.contains(&i32::from(kind));
         let request = WatchRequest {
@@ -165,8 +177,8 @@ impl Session {
             cancel_reason,
             ..pb::WatchResponse::default()
         };
-        if let Err(denied) = self.etcd.guard.read(&request.key, &request.range_end) {
-            let reason = format!("rpc error: code = PermissionDenied desc = {}", denied.message());
+        if let Err(denied) = self.permits(&request) {
+            let reason = format!("rpc error: code = {:?} desc = {}", denied.code(), denied.message());
             return self.send(refused(self.etcd.header(), reason)).await;
         }
         let created = self.etcd.store.read(|state| self.watchers.create(state, request));
@@ -276,6 +288,7 @@ impl Watch for Etcd {
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Answer<Answers>, Status> {
         let needs_leader = self.require_leader(request.metadata())?;
-        Ok(Answer::new(self.watch_stream(request.into_inner(), needs_leader)))
+        let caller = self.caller(request.metadata()).await?;
+        Ok(Answer::new(self.watch_stream(request.into_inner(), needs_leader, caller)))
     }
 }

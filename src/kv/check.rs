@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use super::auth::{AuthChange, Permission};
 use super::command::{
     Command, Compare, CompareTarget, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
@@ -34,7 +35,10 @@ pub(super) fn command(command: &Command) -> Result<(), Error> {
         Command::DeleteRange(request) => delete_range(request)?,
         Command::Txn(request) => txn(request)?,
         Command::LeaseGrant { id, ttl_ms } => Leases::check_grant(*id, *ttl_ms)?,
-        Command::Compact { .. } | Command::LeaseRevoke { .. } | Command::LeasesExpire { .. } => {}
+        Command::Compact { .. } | Command::LeaseRevoke { .. } | Command::LeasesExpire { .. } | Command::Auth(_) => {}
+        // One level only: nobody speaks for somebody who speaks for somebody else.
+        Command::As { command, .. } if matches!(**command, Command::As { .. }) => return Err(Error::PermissionDenied),
+        Command::As { command: inner, .. } => return self::command(inner),
     }
     if size(command) > MAX_REQUEST_BYTES { Err(Error::RequestTooLarge) } else { Ok(()) }
 }
@@ -195,7 +199,23 @@ fn size(command: &Command) -> usize {
         Command::Txn(request) => txn_size(request),
         Command::LeasesExpire { ids } => OP_BYTES + ids.len() * size_of::<LeaseId>(),
         Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => OP_BYTES,
+        Command::Auth(change) => auth_size(change),
+        Command::As { user, command } => user.len() + size(command),
     }
+}
+
+fn auth_size(change: &AuthChange) -> usize {
+    let texts = match change {
+        AuthChange::Enable | AuthChange::Disable => 0,
+        AuthChange::UserAdd { name, password } => name.len() + password.as_ref().map_or(0, String::len),
+        AuthChange::UserDelete { name } | AuthChange::RoleAdd { name } | AuthChange::RoleDelete { name } => name.len(),
+        AuthChange::UserChangePassword { name, password } => name.len() + password.len(),
+        AuthChange::UserGrantRole { user, role } | AuthChange::UserRevokeRole { user, role } => user.len() + role.len(),
+        AuthChange::RoleGrantPermission { role, permission: Permission { key, range_end, .. } }
+        | AuthChange::RoleRevokePermission { role, key, range_end } => role.len() + key.len() + range_end.len(),
+        AuthChange::TokenIssue { user, token, .. } => user.len() + token.len(),
+    };
+    OP_BYTES + texts
 }
 
 fn put_size(request: &PutRequest) -> usize {

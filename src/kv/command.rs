@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::auth::AuthChange;
 use crate::types::LeaseId;
 
 /// A change of the store, as proposed to the log. Applying it is deterministic: no clock, no randomness.
@@ -40,6 +41,25 @@ pub enum Command {
         /// The leases; unknown ones are ignored.
         ids: Vec<LeaseId>,
     },
+    /// Change users and roles.
+    Auth(AuthChange),
+    /// A client's command: applied if its user may give it then. howdah's own commands come without.
+    As {
+        /// The user; empty for nobody in particular.
+        user: String,
+        /// Anything but another one of these.
+        command: Box<Command>,
+    },
+}
+
+impl Command {
+    /// What is to be done, whoever asks for it.
+    pub fn inner(&self) -> &Command {
+        match self {
+            Command::As { command, .. } => command,
+            plain => plain,
+        }
+    }
 }
 
 /// What applying a [`Command`] answers.
@@ -76,6 +96,11 @@ pub enum Response {
         revision: i64,
         /// Those that existed and are gone now.
         expired: Vec<LeaseId>,
+    },
+    /// To [`Command::Auth`].
+    Auth {
+        /// The store's revision.
+        revision: i64,
     },
 }
 

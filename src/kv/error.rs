@@ -53,6 +53,57 @@ pub enum Error {
         /// The store's revision.
         revision: i64,
     },
+    /// Authentication is on and the request names nobody; or a user without a name.
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    /// A role without a name.
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
+    /// A wrong name or password; which of them is not told.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    /// A permission to grant is missing.
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    /// It would take the right of root from root, or is no range of keys.
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthManagement,
+    /// Users or roles have changed since the request was looked at.
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
+    /// Authentication needs a user `root`.
+    #[error("etcdserver: root user does not exist")]
+    RootUserNotExist,
+    /// Authentication needs a user `root` who has the role `root`.
+    #[error("etcdserver: root user does not have root role")]
+    RootRoleNotExist,
+    /// The name is taken.
+    #[error("etcdserver: user name already exists")]
+    UserAlreadyExists,
+    /// No such user.
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    /// The name is taken.
+    #[error("etcdserver: role name already exists")]
+    RoleAlreadyExists,
+    /// No such role.
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    /// The user does not have the role.
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    /// The role does not have the permission.
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    /// Nobody is asked who they are.
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// The user may not do it.
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    /// A token that nobody was given, or that has run out.
+    #[error("etcdserver: invalid auth token")]
+    InvalidAuthToken,
 }
 
 /// The gRPC status codes that go with [`Error`]; the numbers are gRPC's.
@@ -63,10 +114,14 @@ pub enum Code {
     InvalidArgument = 3,
     /// What it names does not exist.
     NotFound = 5,
+    /// The caller may not.
+    PermissionDenied = 7,
     /// The state does not allow it.
     FailedPrecondition = 9,
     /// A number outside the present bounds.
     OutOfRange = 11,
+    /// The caller has not proved who it is.
+    Unauthenticated = 16,
 }
 
 impl Error {
@@ -79,10 +134,27 @@ impl Error {
             | Error::LeaseProvided
             | Error::TooManyOps
             | Error::DuplicateKey
-            | Error::RequestTooLarge => Code::InvalidArgument,
+            | Error::RequestTooLarge
+            | Error::UserEmpty
+            | Error::RoleEmpty
+            | Error::AuthFailed
+            | Error::PermissionNotGiven
+            | Error::InvalidAuthManagement
+            | Error::AuthOldRevision => Code::InvalidArgument,
             Error::LeaseNotFound => Code::NotFound,
-            Error::LeaseAlreadyExists => Code::FailedPrecondition,
+            Error::LeaseAlreadyExists
+            | Error::RootUserNotExist
+            | Error::RootRoleNotExist
+            | Error::UserAlreadyExists
+            | Error::UserNotFound
+            | Error::RoleAlreadyExists
+            | Error::RoleNotFound
+            | Error::RoleNotGranted
+            | Error::PermissionNotGranted
+            | Error::AuthNotEnabled => Code::FailedPrecondition,
             Error::LeaseTtlTooLarge | Error::Compacted { .. } | Error::FutureRevision { .. } => Code::OutOfRange,
+            Error::PermissionDenied => Code::PermissionDenied,
+            Error::InvalidAuthToken => Code::Unauthenticated,
         }
     }
 }
@@ -106,6 +178,23 @@ mod tests {
             (Error::LeaseTtlTooLarge, 11, "etcdserver: too large lease TTL"),
             (Error::Compacted { compact_revision: 7 }, 11, "etcdserver: mvcc: required revision has been compacted"),
             (Error::FutureRevision { revision: 7 }, 11, "etcdserver: mvcc: required revision is a future revision"),
+            (Error::UserEmpty, 3, "etcdserver: user name is empty"),
+            (Error::RoleEmpty, 3, "etcdserver: role name is empty"),
+            (Error::AuthFailed, 3, "etcdserver: authentication failed, invalid user ID or password"),
+            (Error::PermissionNotGiven, 3, "etcdserver: permission not given"),
+            (Error::InvalidAuthManagement, 3, "etcdserver: invalid auth management"),
+            (Error::AuthOldRevision, 3, "etcdserver: revision of auth store is old"),
+            (Error::RootUserNotExist, 9, "etcdserver: root user does not exist"),
+            (Error::RootRoleNotExist, 9, "etcdserver: root user does not have root role"),
+            (Error::UserAlreadyExists, 9, "etcdserver: user name already exists"),
+            (Error::UserNotFound, 9, "etcdserver: user name not found"),
+            (Error::RoleAlreadyExists, 9, "etcdserver: role name already exists"),
+            (Error::RoleNotFound, 9, "etcdserver: role name not found"),
+            (Error::RoleNotGranted, 9, "etcdserver: role is not granted to the user"),
+            (Error::PermissionNotGranted, 9, "etcdserver: permission is not granted to the role"),
+            (Error::AuthNotEnabled, 9, "etcdserver: authentication is not enabled"),
+            (Error::PermissionDenied, 7, "etcdserver: permission denied"),
+            (Error::InvalidAuthToken, 16, "etcdserver: invalid auth token"),
         ];
         for (position, (error, code, text)) in table.into_iter().enumerate() {
             assert_eq!(error.code() as i32, code, "{error:?}");

@@ -17,12 +17,15 @@
 //! `apply` cannot fail: a bad request is an answer ([`Error`]) like any other.
 //!
 //! Reading order: [`command`] (the vocabulary), `key_index` (revisions per key, with an example),
-//! `state` (what one command does), `txn`, [`watch`].
+//! `state` (what one command does), `txn`, [`watch`], [`auth`] (who may do it).
 //!
-//! Deliberately absent: who may do what (authentication), when a lease runs out (the Raft leader
+//! Deliberately absent: how a client proves who it is, when a lease runs out (the Raft leader
 //! decides and proposes [`command::Command::LeasesExpire`]), where a read takes place
 //! (linearizable or not), space quotas (the proposer looks at [`State::size_bytes`]).
 
+pub mod auth;
+#[cfg(test)]
+mod auth_stories;
 mod check;
 pub mod command;
 mod error;

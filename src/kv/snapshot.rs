@@ -1,7 +1,7 @@
 //! The store as bytes, for snapshots, and back.
 //!
 //! ```text
-//!   format (1 byte) | CRC-32C of the rest (4, little endian) | header | leases... | keys...
+//!   format (1 byte) | CRC-32C of the rest (4, little endian) | header | leases... | keys... | users and roles
 //! ```
 //!
 //! The records are bincode (standard configuration), one after the other; counts are in the header.
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bincode::config;
 use serde::{Deserialize, Serialize};
 
+use super::auth::AuthRecord;
 use super::command::KeyValue;
 use super::key_index::{Change, KeyHistory};
 use super::lease::Leases;
@@ -23,7 +24,9 @@ use super::state::{State, change_size, key_size};
 use crate::types::LeaseId;
 
 /// Change it with every change of the format, and keep reading the older ones.
-const FORMAT: u8 = 1;
+///
+/// 1: without users and roles. 2: users and roles after the last key.
+const FORMAT: u8 = 2;
 const PREFIX: usize = 5;
 
 /// Why bytes are not a store.
@@ -68,7 +71,7 @@ pub enum SnapshotError {
 
 /// Bytes that are written and read in one piece instead of one by one; the format is the same.
 #[derive(Clone, Copy)]
-struct Raw<'a>(&'a [u8]);
+pub(super) struct Raw<'a>(pub &'a [u8]);
 
 impl Serialize for Raw<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -140,6 +143,7 @@ impl State {
                 write(&mut out, &change_record(&change));
             }
         }
+        write(&mut out, &self.auth);
         let checksum = crc32c::crc32c(&out[PREFIX..]);
         out[1..PREFIX].copy_from_slice(&checksum.to_le_bytes());
         out
@@ -151,16 +155,20 @@ impl State {
             return Err(SnapshotError::Short { length: bytes.len() });
         };
         let [found, checksum @ ..] = *prefix;
-        if found != FORMAT {
+        if !(1..=FORMAT).contains(&found) {
             return Err(SnapshotError::Format { found });
         }
+        let format = found;
         let (found, expected) = (crc32c::crc32c(body), u32::from_le_bytes(checksum));
         if found != expected {
             return Err(SnapshotError::Checksum { found, expected });
         }
         let mut reader = Reader { rest: body };
-        let state = reader.state()?;
-        rule(reader.rest.is_empty(), "there is something after the last key")?;
+        let mut state = reader.state()?;
+        if format > 1 {
+            state.auth = reader.record::<AuthRecord<'_>>("the users and roles")?.restore()?;
+        }
+        rule(reader.rest.is_empty(), "there is something after the last record")?;
         Ok(state)
     }
 }
@@ -180,7 +188,7 @@ fn change_record<'a>(change: &Change<'a>) -> ChangeRecord<'a> {
     ChangeRecord { main: change.at.main, sub: change.at.sub, put }
 }
 
-fn rule(holds: bool, broken: &'static str) -> Result<(), SnapshotError> {
+pub(super) fn rule(holds: bool, broken: &'static str) -> Result<(), SnapshotError> {
     if holds { Ok(()) } else { Err(SnapshotError::Rule { broken }) }
 }
 
@@ -288,6 +296,7 @@ fn restore(
 #[cfg(test)]
 mod tests {
     use super::{Arc, FORMAT, KeyHistory, PREFIX, SnapshotError, State};
+    use crate::kv::auth::{AuthChange, Permission, PermissionKind, ROOT};
     use crate::kv::command::{Command, DeleteRangeRequest, PutRequest, RangeRequest};
     use crate::types::LeaseId;
     use proptest::prelude::*;
@@ -316,6 +325,20 @@ mod tests {
         }
         // The third deletion of `beta`: its tombstone stays.
         apply(Command::Compact { revision: 13 });
+        let text = str::to_owned;
+        let permission = Permission { kind: PermissionKind::Read, key: b"a".to_vec(), range_end: b"b".to_vec() };
+        for change in [
+            AuthChange::UserAdd { name: text(ROOT), password: Some(text("hash")) },
+            AuthChange::UserAdd { name: text("u"), password: None },
+            AuthChange::RoleAdd { name: text("r") },
+            AuthChange::UserGrantRole { user: text(ROOT), role: text(ROOT) },
+            AuthChange::UserGrantRole { user: text("u"), role: text("r") },
+            AuthChange::RoleGrantPermission { role: text("r"), permission },
+            AuthChange::Enable,
+            AuthChange::TokenIssue { user: text(ROOT), token: text("t"), revision: 7 },
+        ] {
+            apply(Command::Auth(change));
+        }
         state
     }
 
@@ -363,7 +386,7 @@ mod tests {
             4 + key.len() + values.sum::<usize>()
         };
         let expected: usize = state.keys.iter().map(data).sum();
-        assert!(bytes.len() < expected + 40, "{} bytes for {expected}", bytes.len());
+        assert!(bytes.len() < expected + 40 + 60, "{} bytes for {expected}", bytes.len());
         exercise(restored);
     }
 
@@ -405,6 +428,17 @@ mod tests {
             }
         }
         assert!(accepted > 0, "values may be anything");
+    }
+
+    #[test]
+    fn a_store_from_before_users_and_roles_is_read() {
+        let mut state = store();
+        state.auth = crate::kv::auth::Auth::default();
+        let bytes = state.to_bytes();
+        let without = bincode::serde::encode_to_vec(&state.auth, bincode::config::standard()).unwrap().len();
+        let mut older = with_checksum(bytes[..bytes.len() - without].to_vec());
+        older[0] = 1;
+        assert_eq!(State::from_bytes(&older).unwrap(), state);
     }
 
     #[test]

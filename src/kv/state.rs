@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::auth::Auth;
 use super::check;
 use super::command::{Command, Event, KeyValue, RangeRequest, RangeResponse, Response, TxnRequest, TxnResponse};
 use super::error::Error;
@@ -38,6 +39,7 @@ pub struct State {
     /// Every change at or after the compact revision, in order.
     pub(super) log: VecDeque<(Revision, Arc<[u8]>)>,
     pub(super) leases: Leases,
+    pub(super) auth: Auth,
     /// Bytes of keys and changes, without leases.
     pub(super) data_bytes: u64,
 }
@@ -66,6 +68,7 @@ impl State {
             keys: BTreeMap::new(),
             log: VecDeque::new(),
             leases: Leases::default(),
+            auth: Auth::default(),
             data_bytes: 0,
         }
     }
@@ -82,7 +85,19 @@ impl State {
 
     fn run(&mut self, command: &Command) -> Result<(Response, Vec<Event>), Error> {
         check::command(command)?;
+        self.run_checked(command)
+    }
+
+    fn run_checked(&mut self, command: &Command) -> Result<(Response, Vec<Event>), Error> {
         match command {
+            Command::As { user, command } => {
+                self.permits(user, command)?;
+                self.run_checked(command)
+            }
+            Command::Auth(change) => {
+                self.auth.apply(change)?;
+                Ok((Response::Auth { revision: self.revision }, Vec::new()))
+            }
             Command::Put(request) => {
                 txn::check_put(self, request)?;
                 let mut writer = Writer::new(self);

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::types::Proposal;
+use crate::kv::auth::AuthChange;
 use crate::kv::command::{
     Command, Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     RequestOp, Response, ResponseOp, TxnRequest, TxnResponse,
@@ -143,7 +144,9 @@ pub fn nesting_is_bounded(command: &Command) -> bool {
         | Command::Compact { .. }
         | Command::LeaseGrant { .. }
         | Command::LeaseRevoke { .. }
-        | Command::LeasesExpire { .. } => true,
+        | Command::LeasesExpire { .. }
+        | Command::Auth(_) => true,
+        Command::As { command, .. } => !matches!(**command, Command::As { .. }) && nesting_is_bounded(command),
     }
 }
 
@@ -156,10 +159,49 @@ enum CommandLayout {
     Put(PutRequest),
     DeleteRange(DeleteRangeRequest),
     Txn(#[serde(with = "txn")] TxnRequest),
+    Compact {
+        revision: i64,
+    },
+    LeaseGrant {
+        id: LeaseId,
+        ttl_ms: u64,
+    },
+    LeaseRevoke {
+        id: LeaseId,
+    },
+    LeasesExpire {
+        ids: Vec<LeaseId>,
+    },
+    Auth(AuthChange),
+    As {
+        user: String,
+        #[serde(with = "boxed")]
+        command: Box<Command>,
+    },
+}
+
+/// [`CommandLayout`] without the command that holds another one: there is one level of these.
+#[derive(Deserialize)]
+#[serde(remote = "Command")]
+enum InnerLayout {
+    Put(PutRequest),
+    DeleteRange(DeleteRangeRequest),
+    Txn(#[serde(with = "txn")] TxnRequest),
     Compact { revision: i64 },
     LeaseGrant { id: LeaseId, ttl_ms: u64 },
     LeaseRevoke { id: LeaseId },
     LeasesExpire { ids: Vec<LeaseId> },
+    Auth(AuthChange),
+}
+
+mod boxed {
+    use super::{Command, CommandLayout, Deserializer, InnerLayout, Serializer};
+    pub fn serialize<S: Serializer>(value: &Command, s: S) -> Result<S::Ok, S::Error> {
+        CommandLayout::serialize(value, s)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Box<Command>, D::Error> {
+        InnerLayout::deserialize(d).map(Box::new)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,6 +234,7 @@ enum ResponseLayout {
     LeaseGrant { revision: i64, id: LeaseId, ttl_ms: u64 },
     LeaseRevoke { revision: i64 },
     LeasesExpire { revision: i64, expired: Vec<LeaseId> },
+    Auth { revision: i64 },
 }
 
 #[derive(Serialize, Deserialize)]

@@ -136,7 +136,7 @@ impl Machine {
 
     fn feed_leases(&self, command: &Command, response: &Result<Response, kv::Error>) {
         let leases = &self.shared.leases;
-        match (command, response) {
+        match (command.inner(), response) {
             (_, Ok(Response::LeaseGrant { id, ttl_ms, .. })) => leases.push(LeaseChange::Granted(*id, *ttl_ms)),
             (Command::LeaseRevoke { id }, Ok(_)) => leases.push(LeaseChange::Gone(*id)),
             (_, Ok(Response::LeasesExpire { expired, .. })) => {

@@ -23,7 +23,7 @@ impl Proposal {
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys and values stay out of logs: values can hold passwords.
-        f.write_str(match &*self.0 {
+        f.write_str(match self.0.inner() {
             Command::Put(_) => "put",
             Command::DeleteRange(_) => "delete range",
             Command::Txn(_) => "transaction",
@@ -31,6 +31,8 @@ impl fmt::Display for Proposal {
             Command::LeaseGrant { .. } => "lease grant",
             Command::LeaseRevoke { .. } => "lease revoke",
             Command::LeasesExpire { .. } => "leases expire",
+            Command::Auth(_) => "users and roles",
+            Command::As { .. } => "somebody's",
         })
     }
 }

@@ -173,8 +173,6 @@ fn endpoints_are_healthy_and_say_who_leads() {
 #[test]
 fn what_is_not_served_is_said_in_etcds_words() {
     let nodes = shared();
-    let unsupported = "Error: rpc error: code = Unimplemented desc = etcdserver: not supported";
-    assert_eq!(nodes.ctl_error(0, &["user", "add", "u1:pw"]), unsupported);
     assert_eq!(
         nodes.ctl_error(0, &["member", "add", "n9", "--peer-urls=http://127.0.0.1:1"]),
         "Error: etcdserver: permission denied"

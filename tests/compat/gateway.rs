@@ -356,6 +356,8 @@ async fn bad_requests_are_etcds_errors() {
         let (status, answer) = send(&address, "POST", path, body.to_owned()).await;
         assert_eq!((status, &answer["code"]), (400, &json!(3)), "{path} {body}: {answer}");
     }
+    let (status, answer) = post(&address, "/v3/maintenance/downgrade", &json!({})).await;
+    assert_eq!((status, &answer["error"]), (501, &json!("etcdserver: not supported")));
     assert_eq!(post(&address, "/v3/kv/put", &json!({})).await.1["error"], "etcdserver: key is not provided",);
     assert_eq!(send(&address, "GET", "/v3/kv/put", String::new()).await.0, 405);
     assert_eq!(post(&address, "/v3/no/such", &json!({})).await.0, 404);

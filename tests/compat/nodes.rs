@@ -227,13 +227,45 @@ pub async fn try_post(address: &str, path: &str, body: &Value) -> Result<(u16, V
     tokio::time::timeout(ANSWER, exchange).await.unwrap_or(Err(false))
 }
 
-pub async fn send(address: &str, method: &str, path: &str, body: String) -> (u16, Value) {
+/// As [`post`], with headers.
+pub async fn post_with(address: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> (u16, Value) {
+    exchange(address, "POST", path, headers, body.to_string()).await
+}
+
+/// The lines of an answer that goes on, as they come.
+pub fn lines(address: &str, path: &str, body: &Value) -> tokio::sync::mpsc::Receiver<String> {
+    let (lines, received) = tokio::sync::mpsc::channel(64);
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
-    let request = hyper::Request::builder()
-        .method(method)
-        .uri(format!("http://{address}{path}"))
-        .body(Full::new(Bytes::from(body)))
-        .unwrap();
+    let request =
+        hyper::Request::post(format!("http://{address}{path}")).body(Full::new(Bytes::from(body.to_string()))).unwrap();
+    tokio::spawn(async move {
+        let mut body = client.request(request).await.unwrap().into_body();
+        let mut text = String::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            text.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap_or_default()));
+            while let Some((line, rest)) = text.split_once('\n') {
+                let (line, rest) = (line.to_owned(), rest.to_owned());
+                text = rest;
+                if lines.send(line).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    received
+}
+
+pub async fn send(address: &str, method: &str, path: &str, body: String) -> (u16, Value) {
+    exchange(address, method, path, &[], body).await
+}
+
+async fn exchange(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: String) -> (u16, Value) {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let mut request = hyper::Request::builder().method(method).uri(format!("http://{address}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(body))).unwrap();
     let response = tokio::time::timeout(PATIENCE, client.request(request)).await.expect("an answer").unwrap();
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
