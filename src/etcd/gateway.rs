@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tonic::{Code, Request, Response as Answer, Status};
+use tower::util::MapRequest;
 
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::auth_server::Auth;
@@ -31,11 +32,23 @@ use super::pb::v3electionpb::election_server::Election;
 use super::pb::v3lockpb::lock_server::Lock;
 use super::{Etcd, MESSAGE_MAX};
 
-/// A message in base64, with room for the names of its fields.
-const BODY_MAX: usize = MESSAGE_MAX / 3 * 4 + 64 * 1024;
+/// Largest body. A message in base64 takes a third more than it is; what is still too large can be told so.
+const BODY_MAX: usize = 3 * MESSAGE_MAX;
 
-/// All routes under `/v3`.
+/// All routes under `/v3`, and under the older name `/v3beta`.
 pub fn routes(etcd: Etcd) -> Router {
+    let routes = current(etcd);
+    let older = MapRequest::new(routes.clone(), |mut request: axum::extract::Request| {
+        let path = request.uri().path().replacen("/v3beta/", "/v3/", 1);
+        if let Ok(uri) = path.parse() {
+            *request.uri_mut() = uri;
+        }
+        request
+    });
+    routes.route_service("/v3beta/{*rest}", older)
+}
+
+fn current(etcd: Etcd) -> Router {
     Router::new()
         .merge(kv_and_leases())
         .merge(members_and_maintenance())
@@ -143,13 +156,13 @@ fn locks_and_elections() -> Router<Etcd> {
 /// A call with one answer.
 fn call<Req, Res, F, Fut>(method: F) -> MethodRouter<Etcd>
 where
-    Req: DeserializeOwned + Default + Send + 'static,
+    Req: DeserializeOwned + prost::Message + Default + Send + 'static,
     Res: Serialize + 'static,
     F: Fn(Etcd, Request<Req>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<Answer<Res>, Status>> + Send + 'static,
 {
     post(move |State(etcd): State<Etcd>, headers: HeaderMap, body: Bytes| async move {
-        let request = match read::<Req>(&body) {
+        let request = match read::<Req>(&body).and_then(fitting) {
             Ok(message) => request(message, &headers),
             Err(status) => return failure(&status),
         };
@@ -162,6 +175,16 @@ where
             Err(status) => failure(&status),
         }
     })
+}
+
+/// Refuses a message that gRPC would not take, in the words of Go's servers.
+fn fitting<T: prost::Message>(message: T) -> Result<T, Status> {
+    match message.encoded_len() {
+        length if length > MESSAGE_MAX => Err(Status::resource_exhausted(format!(
+            "grpc: received message larger than max ({length} vs. {MESSAGE_MAX})"
+        ))),
+        _ => Ok(message),
+    }
 }
 
 /// Reads a message; no body at all is an empty message.

@@ -10,7 +10,7 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::{Etcd, MINOR_VERSION, VERSION};
-use crate::telemetry::metrics::{CONTENT_TYPE, MetricsText};
+use crate::telemetry::metrics::{CONTENT_TYPE, MetricKind, MetricsText};
 
 /// `GET /version`, for any listener.
 pub fn version_route() -> Router {
@@ -123,6 +123,9 @@ async fn metrics(State(etcd): State<Etcd>) -> Response {
     page.gauge("etcd_server_quota_backend_bytes", "Size that the data may have.", etcd.quota);
     page.gauge("etcd_debugging_mvcc_current_revision", "Revision of the store.", revision);
     page.gauge("etcd_debugging_mvcc_compact_revision", "Oldest revision that can be read.", compacted);
+    page.header("etcd_server_version", "Which version is served.", MetricKind::Gauge);
+    page.sample("etcd_server_version", &[("server_version", VERSION)], 1);
+    etcd.traffic.show(&mut page);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], page.finish()).into_response()
 }
 

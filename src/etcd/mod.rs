@@ -32,6 +32,7 @@ mod lock;
 mod maintenance;
 mod pb;
 mod snapshot;
+mod traffic;
 mod wait;
 mod watch;
 
@@ -60,6 +61,7 @@ use pb::etcdserverpb::watch_server::WatchServer;
 use pb::health::health_server::HealthServer;
 use pb::v3electionpb::election_server::ElectionServer;
 use pb::v3lockpb::lock_server::LockServer;
+use traffic::Traffic;
 
 /// The version that clients are told: digits only, because Patroni reads each part as a number.
 const VERSION: &str = "3.6.8";
@@ -84,6 +86,7 @@ pub struct Etcd {
     closing: CancellationToken,
     tokens: Arc<Tokens>,
     passwords: Passwords,
+    traffic: Arc<Traffic>,
 }
 
 /// Whether a command can make the store larger.
@@ -123,8 +126,8 @@ impl Etcd {
         let digest = Sha256::digest(cluster.as_str().as_bytes());
         let cluster_id = digest.iter().take(8).fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
         let guard = Arc::new(Guard::new(space, record_open));
-        let (tokens, passwords) = (Arc::default(), Passwords::default());
-        Self { store, guard, cluster_id, quota, closing, tokens, passwords }
+        let (tokens, passwords, traffic) = (Arc::default(), Passwords::default(), Arc::default());
+        Self { store, guard, cluster_id, quota, closing, tokens, passwords, traffic }
     }
 
     /// What the main port serves: gRPC, the JSON gateway and `/version`.
@@ -156,6 +159,7 @@ impl Etcd {
             .route_service("/v3lockpb.Lock/{*method}", LockServer::new(me()))
             .route_service("/v3electionpb.Election/{*method}", ElectionServer::new(me()))
             .route_service("/grpc.health.v1.Health/{*method}", HealthServer::new(me()))
+            .layer(axum::middleware::from_fn_with_state(me(), traffic::layer))
     }
 
     /// The header of an answer, at a revision of the store. Zero leaves the revision out.

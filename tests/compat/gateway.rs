@@ -141,6 +141,8 @@ async fn what_a_fresh_etcd_answered() {
     assert_eq!(etcd.refused("kv/txn", nested).await, too_many);
     let large = |bytes: usize| json!({"key": b64("big"), "value": b64(vec![7; bytes])});
     assert_eq!(etcd.refused("kv/put", large(1_600_000)).await, (400, 3, "etcdserver: request is too large".to_owned()),);
+    let larger = "grpc: received message larger than max (2300010 vs. 2097152)".to_owned();
+    assert_eq!(etcd.refused("kv/put", large(2_300_000)).await, (429, 8, larger));
     assert_eq!(etcd.rev(&etcd.ok("kv/put", large(1_500_000)).await), 5);
     assert_eq!(etcd.rev(&etcd.ok("kv/compaction", json!({"revision": 0})).await), 5);
     assert_eq!(etcd.refused("kv/compaction", json!({"revision": -1})).await, (400, 11, COMPACTED.to_owned()));
@@ -380,8 +382,16 @@ async fn version_and_health_are_etcds() {
     for path in ["/livez", "/readyz", "/readyz/linearizable_read"] {
         assert_eq!(send(&etcd, "GET", path, String::new()).await, (200, json!("ok\n")), "{path}");
     }
+    tokio::task::spawn_blocking(|| shared().ctl_error(1, &["get", "--rev=999999999", "x"])).await.unwrap();
     let (_, metrics) = send(&etcd, "GET", "/metrics", String::new()).await;
-    assert!(metrics.as_str().unwrap().contains("\netcd_server_has_leader 1\n"), "{metrics}");
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("\netcd_server_has_leader 1\n"), "{metrics}");
+    let range = "grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} ";
+    assert!(metrics.contains(&format!("\ngrpc_server_started_total{{{range}")), "{metrics}");
+    assert!(metrics.contains(&format!("\ngrpc_server_handled_total{{grpc_code=\"OutOfRange\",{range}")), "{metrics}");
+    // The name that the path had in etcd 3.3.
+    let older = post(&etcd, "/v3beta/kv/range", &json!({"key": b64("none")})).await;
+    assert!(older.0 == 200 && older.1["header"]["revision"].is_string(), "{older:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
