@@ -9,18 +9,30 @@
 #   make setup   install what is missing, nothing else
 
 SHELL := /bin/bash
-export PATH := $(HOME)/.cargo/bin:$(PATH)
+CLIENTS := target/clients
+export PATH := $(HOME)/.cargo/bin:$(PATH):$(CURDIR)/$(CLIENTS)/etcd/usr/bin
 CARGO ?= cargo
+comma := ,
 ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-patroni demo test check fix soak bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-python setup-patroni demo test check fix soak bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 setup: setup-rust setup-postgresql
+
+# $(call apt,packages,what is missing): as root or by sudo; elsewhere than on Debian the caller says what to install.
+define apt
+{ echo "installing: $(2)"; \
+  as_root() { \
+    if [ "$$(id -u)" = 0 ]; then "$$@"; \
+    elif command -v sudo >/dev/null; then sudo "$$@"; \
+    else echo "Not there: $(2). Install it as root: apt-get install $(1)"; exit 1; fi; }; \
+  as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y $(1); }
+endef
 
 # Rust is never installed behind anybody's back: it belongs to a person's home.
 setup-rust:
@@ -28,14 +40,9 @@ setup-rust:
 	  echo "Rust is missing. Install it with rustup (https://rustup.rs):"; \
 	  echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"; \
 	  echo "and run make again."; exit 1; }
-	@command -v cc >/dev/null || { \
-	  if command -v apt-get >/dev/null; then \
-	    echo "installing a linker (gcc)"; \
-	    as_root() { if [ "$$(id -u)" = 0 ]; then "$$@"; else sudo "$$@"; fi; }; \
-	    as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y gcc libc6-dev; \
-	  else \
-	    echo "A C linker is missing. macOS: xcode-select --install; Fedora: dnf install gcc; Arch: pacman -S gcc."; exit 1; \
-	  fi; }
+	@if command -v cc >/dev/null; then exit 0; fi; \
+	if command -v apt-get >/dev/null; then $(call apt,gcc libc6-dev,a C compiler and linker); \
+	else echo "A C compiler is missing. macOS: xcode-select --install; Fedora: dnf install gcc; Arch: pacman -S gcc."; exit 1; fi
 
 # Debian's package would create and start a cluster of its own on port 5432, which nobody here needs: it is told not to.
 setup-postgresql:
@@ -45,16 +52,10 @@ setup-postgresql:
 	  || compgen -G '/opt/homebrew/opt/postgresql@*/bin/postgres' >/dev/null \
 	  || compgen -G '/usr/local/opt/postgresql@*/bin/postgres' >/dev/null; then exit 0; fi; \
 	if command -v apt-get >/dev/null; then \
-	  as_root() { \
-	    if [ "$$(id -u)" = 0 ]; then "$$@"; \
-	    elif command -v sudo >/dev/null; then sudo "$$@"; \
-	    else echo "PostgreSQL is missing. Install it as root: apt-get install postgresql"; exit 1; fi; }; \
-	  set -e; \
-	  echo "installing PostgreSQL (no default cluster is created)"; \
-	  as_root mkdir -p /etc/postgresql-common/createcluster.d; \
-	  echo "create_main_cluster = false" | as_root tee /etc/postgresql-common/createcluster.d/howdah.conf >/dev/null; \
-	  as_root apt-get update -q; \
-	  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y postgresql; \
+	  set -e; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo mkdir -p /etc/postgresql-common/createcluster.d; \
+	  echo "create_main_cluster = false" | $$sudo tee /etc/postgresql-common/createcluster.d/howdah.conf >/dev/null; \
+	  $(call apt,postgresql,PostgreSQL (no default cluster is created)); \
 	elif [ "$$(uname)" = Darwin ]; then \
 	  echo "PostgreSQL is missing. Install it with Homebrew: brew install postgresql@17"; exit 1; \
 	else \
@@ -62,44 +63,49 @@ setup-postgresql:
 	  echo "for example: dnf install postgresql-server, pacman -S postgresql, zypper install postgresql-server"; exit 1; \
 	fi
 
-# What the tests drive: etcd's own command line, and a real Patroni. The latter goes into the target directory, for
-# the Python of the system: PostgreSQL's user, who runs it, may not look into a person's home.
-PATRONI := target/clients/patroni
-setup-clients: setup-patroni
-	@if command -v etcdctl >/dev/null; then exit 0; fi; \
-	if command -v apt-get >/dev/null; then \
-	  as_root() { \
-	    if [ "$$(id -u)" = 0 ]; then "$$@"; \
-	    elif command -v sudo >/dev/null; then sudo "$$@"; \
-	    else echo "etcdctl is missing. Install it as root: apt-get install etcd-client"; exit 1; fi; }; \
-	  set -e; \
-	  echo "installing etcdctl, for the tests"; \
-	  as_root apt-get update -q; \
-	  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y etcd-client; \
-	else \
-	  echo "etcdctl is missing. The tests need etcd's client, version 3.4 or newer (macOS: brew install etcd)."; exit 1; \
-	fi
+# What the tests drive and compare with: etcd's command line, a real etcd, clients in Python, a real Patroni; and protoc,
+# with which the client in Rust is built.
+setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni
 
-setup-patroni:
+setup-etcdctl:
+	@if command -v etcdctl >/dev/null && command -v protoc >/dev/null; then exit 0; fi; \
+	if command -v apt-get >/dev/null; then $(call apt,etcd-client protobuf-compiler,etcdctl and protoc$(comma) for the tests); \
+	else echo "The tests need etcdctl 3.4 or newer and protoc (macOS: brew install etcd protobuf)."; exit 1; fi
+
+# The server is unpacked, not installed: Debian's package would start one on port 2379.
+setup-etcd:
+	@if command -v etcd >/dev/null; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "The tests compare with a real etcd (macOS: brew install etcd)."; exit 1; fi; \
+	set -e; echo "unpacking a real etcd into $(CLIENTS)/etcd, for the tests"; \
+	rm -rf $(CLIENTS)/etcd; mkdir -p $(CLIENTS)/etcd; cd $(CLIENTS)/etcd; \
+	apt-get download -q etcd-server 2>/dev/null || { \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get update -q; apt-get download -q etcd-server; }; \
+	dpkg -x etcd-server_*.deb .; rm etcd-server_*.deb
+
+setup-pip:
+	@if python3 -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	if command -v apt-get >/dev/null; then $(call apt,python3-pip,pip$(comma) for the tests); \
+	else echo "python3 with pip is missing; the tests drive clients in Python with it."; exit 1; fi
+
+PIP := python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --upgrade
+
+setup-python: setup-pip
+	@if [ -e $(CLIENTS)/python/.complete ]; then exit 0; fi; \
+	set -e; echo "installing etcd's clients for Python into $(CLIENTS)/python, for the tests"; \
+	rm -rf $(CLIENTS)/python; mkdir -p $(CLIENTS)/python; \
+	$(PIP) --only-binary=grpcio --target $(CLIENTS)/python etcd3==0.12.0 'etcd3gw>=2.4,<3' 'protobuf<3.21'; \
+	touch $(CLIENTS)/python/.complete
+
+# For the Python of the system: PostgreSQL's user, who runs it, may not look into a person's home.
+PATRONI := $(CLIENTS)/patroni
+setup-patroni: setup-pip
 	@if [ -e $(PATRONI)/.complete ]; then exit 0; fi; \
-	if ! python3 -m pip --version >/dev/null 2>&1; then \
-	  if command -v apt-get >/dev/null; then \
-	    as_root() { \
-	      if [ "$$(id -u)" = 0 ]; then "$$@"; \
-	      elif command -v sudo >/dev/null; then sudo "$$@"; \
-	      else echo "pip is missing. Install it as root: apt-get install python3-pip"; exit 1; fi; }; \
-	    echo "installing pip, for the tests"; \
-	    as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y python3-pip || exit 1; \
-	  else \
-	    echo "python3 with pip is missing; the tests drive a real Patroni with it."; exit 1; \
-	  fi; \
-	fi; \
 	set -e; \
 	echo "installing Patroni 4.1.0 into $(PATRONI), for the tests"; \
 	rm -rf $(PATRONI); mkdir -p $(PATRONI); \
 	system=python3; [ ! -x /usr/bin/python3 ] || system=/usr/bin/python3; \
 	version=$$($$system -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	install="python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-deps --upgrade --target $(PATRONI)"; \
+	install="$(PIP) --no-deps --target $(PATRONI)"; \
 	$$install 'ydiff>=1.2,<1.5,!=1.4.0,!=1.4.1' 'python-etcd>=0.4.3,<0.5'; \
 	$$install --only-binary=:all: --python-version $$version patroni==4.1.0 dnspython click prettytable wcwidth psutil \
 	  python-dateutil six PyYAML urllib3 psycopg2-binary; \
@@ -117,22 +123,22 @@ test: setup setup-clients
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --no-deps --locked --document-private-items --lib
 	$(CARGO) test --locked --no-fail-fast --package howdah --package base2histogram
 
-check:
+check: setup-rust setup-etcdctl
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked --lib --test tidy
 
-fix:
+fix: setup-etcdctl
 	$(CARGO) fmt
 	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt
 
-soak: setup
+soak: setup setup-etcdctl
 	$(CARGO) test --locked --test e2e --no-run
 	@for round in $$(seq $(ROUNDS)); do \
 	  echo "soak: round $$round of $(ROUNDS)"; \
 	  SOAK=1 $(CARGO) test --locked --quiet --test e2e -- --test-threads=1 || exit 1; \
 	done
 
-bench: setup
+bench: setup setup-etcdctl setup-etcd
 	$(CARGO) bench --locked --bench '*' -- $(ARGS)

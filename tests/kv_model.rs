@@ -111,11 +111,15 @@ impl Model {
         self.changes.push(Event { kind, kv, prev_kv });
     }
 
-    fn put(&mut self, request: &PutRequest, before: &Model) -> Result<PutResponse, Error> {
+    fn put(&mut self, request: &PutRequest, before: &Model, alone: bool) -> Result<PutResponse, Error> {
+        let lease_is_missing = request.lease.0 != 0 && !self.leases.contains_key(&request.lease.0);
+        if alone && lease_is_missing {
+            return Err(Error::LeaseNotFound);
+        }
         if (request.ignore_value || request.ignore_lease) && !before.at(i64::MAX).contains_key(&request.key) {
             return Err(Error::KeyNotFound);
         }
-        if request.lease.0 != 0 && !self.leases.contains_key(&request.lease.0) {
+        if lease_is_missing {
             return Err(Error::LeaseNotFound);
         }
         let old = self.at(i64::MAX).remove(&request.key);
@@ -185,7 +189,7 @@ impl Model {
             responses.push(match op {
                 RequestOp::Empty => return Err(Error::KeyNotFound),
                 RequestOp::Range(range) => ResponseOp::Range(self.range(range)?),
-                RequestOp::Put(put) => ResponseOp::Put(self.put(put, before)?),
+                RequestOp::Put(put) => ResponseOp::Put(self.put(put, before, false)?),
                 RequestOp::DeleteRange(delete) => ResponseOp::DeleteRange(self.delete_range(delete)),
                 RequestOp::Txn(inner) => ResponseOp::Txn(self.txn(inner, before)?),
             });
@@ -207,7 +211,7 @@ impl Model {
         let before = self.clone();
         let revision = self.revision;
         Ok(match command {
-            Command::Put(request) => Response::Put(self.put(request, &before)?),
+            Command::Put(request) => Response::Put(self.put(request, &before, true)?),
             Command::DeleteRange(request) => Response::DeleteRange(self.delete_range(request)),
             Command::Txn(request) => {
                 overlap(&request.success)?;
@@ -237,6 +241,7 @@ impl Model {
                 let expired = ids.iter().copied().filter(|id| self.end_lease(*id)).collect();
                 Response::LeasesExpire { revision: self.revision, expired }
             }
+            Command::Many(commands) => Response::Many(commands.iter().map(|command| self.run(command)).collect()),
             Command::Auth(_) | Command::As { .. } => panic!("the model has no users: the store's own tests have"),
         })
     }

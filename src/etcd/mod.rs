@@ -94,6 +94,7 @@ fn adds(command: &Command) -> bool {
     match command {
         Command::Put(_) | Command::LeaseGrant { .. } => true,
         Command::As { command, .. } => adds(command),
+        Command::Many(commands) => commands.iter().any(adds),
         Command::Txn(txn) => puts(txn),
         Command::DeleteRange(_)
         | Command::Compact { .. }
@@ -217,7 +218,7 @@ impl Etcd {
         }
         // In the caller's name, because it may lose the permission before this is applied.
         let command = Command::As { user: caller.user.clone(), command: Box::new(command) };
-        self.store.propose(command, self.patience()).await.map_err(|failure| error::status(&failure))
+        self.store.propose_together(command, self.patience()).await.map_err(|failure| error::status(&failure))
     }
 
     /// After this, local reads see everything that was acknowledged before.

@@ -4,8 +4,8 @@
 //! ends it as cancelled. So open watches are what was started and not handled yet, as dashboards expect.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -21,20 +21,24 @@ use crate::telemetry::metrics::{MetricKind, MetricsText};
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Service and method.
-type Method = (String, String);
+/// Names that are counted. Clients choose them, and what is not served is answered, too.
+const METHODS: usize = 128;
 
 /// What clients have done so far.
 #[derive(Default)]
 pub struct Traffic {
-    started: Mutex<BTreeMap<Method, u64>>,
-    handled: Mutex<BTreeMap<(Method, i32), u64>>,
+    /// By path: `/service/method`.
+    calls: RwLock<BTreeMap<Box<str>, Arc<Calls>>>,
     received: AtomicU64,
     sent: AtomicU64,
 }
 
-fn count<K: Ord>(counts: &Mutex<BTreeMap<K, u64>>, key: K) {
-    *counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(key).or_default() += 1;
+/// Calls of one method.
+#[derive(Default)]
+struct Calls {
+    started: AtomicU64,
+    /// By code.
+    handled: [AtomicU64; 17],
 }
 
 /// etcd's name for a code. Source: grpc-go, `codes.Code.String`.
@@ -55,27 +59,42 @@ fn kind(method: &str) -> &'static str {
 }
 
 impl Traffic {
+    fn calls(&self, path: &str) -> Arc<Calls> {
+        let known = self.calls.read().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+        known.unwrap_or_else(|| {
+            let mut calls = self.calls.write().unwrap_or_else(PoisonError::into_inner);
+            if calls.len() >= METHODS { Arc::default() } else { Arc::clone(calls.entry(path.into()).or_default()) }
+        })
+    }
+
     /// Writes the counts.
     pub fn show(&self, page: &mut MetricsText) {
-        let started = self.started.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        page.header("grpc_server_started_total", "Calls that were started.", MetricKind::Counter);
-        for ((service, method), count) in started.iter() {
-            let labels = [("grpc_method", method.as_str()), ("grpc_service", service), ("grpc_type", kind(method))];
-            page.sample("grpc_server_started_total", &labels, count);
-        }
-        let handled = self.handled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        page.header("grpc_server_handled_total", "Calls that have ended, by their code.", MetricKind::Counter);
-        for (((service, method), code), count) in handled.iter() {
-            let code = name(*code);
-            let labels = [
-                ("grpc_code", code.as_str()),
-                ("grpc_method", method),
-                ("grpc_service", service),
-                ("grpc_type", kind(method)),
-            ];
-            page.sample("grpc_server_handled_total", &labels, count);
-        }
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let calls = self.calls.read().unwrap_or_else(PoisonError::into_inner);
+        let named = || {
+            calls.iter().filter_map(|(path, calls)| {
+                let (service, method) = path.trim_start_matches('/').split_once('/')?;
+                Some((service, method, calls))
+            })
+        };
+        page.header("grpc_server_started_total", "Calls that were started.", MetricKind::Counter);
+        for (service, method, calls) in named() {
+            let labels = [("grpc_method", method), ("grpc_service", service), ("grpc_type", kind(method))];
+            page.sample("grpc_server_started_total", &labels, load(&calls.started));
+        }
+        page.header("grpc_server_handled_total", "Calls that have ended, by their code.", MetricKind::Counter);
+        for (service, method, calls) in named() {
+            for (code, count) in (0..).zip(&calls.handled).filter(|(_, count)| load(count) > 0) {
+                let code = name(code);
+                let labels = [
+                    ("grpc_code", code.as_str()),
+                    ("grpc_method", method),
+                    ("grpc_service", service),
+                    ("grpc_type", kind(method)),
+                ];
+                page.sample("grpc_server_handled_total", &labels, load(count));
+            }
+        }
         let received = "Bytes of gRPC messages from clients.";
         page.counter("etcd_network_client_grpc_received_bytes_total", received, load(&self.received));
         let sent = "Bytes of gRPC messages to clients.";
@@ -86,7 +105,7 @@ impl Traffic {
 /// One call until it ends.
 struct Call {
     etcd: Etcd,
-    method: Method,
+    calls: Arc<Calls>,
     code: Code,
 }
 
@@ -100,7 +119,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        count(&self.etcd.traffic.handled, (std::mem::take(&mut self.method), self.code as i32));
+        self.calls.handled[self.code as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -122,9 +141,8 @@ fn reworded(fields: &mut HeaderMap) {
 
 /// Watches one call.
 pub async fn layer(State(etcd): State<Etcd>, request: Request, next: Next) -> Response {
-    let mut parts = request.uri().path().trim_start_matches('/').splitn(2, '/');
-    let mut part = || parts.next().unwrap_or_default().to_owned();
-    let method = (part(), part());
+    let calls = etcd.traffic.calls(request.uri().path());
+    calls.started.fetch_add(1, Ordering::Relaxed);
     let counted = {
         let etcd = etcd.clone();
         request.map(|body| {
@@ -135,8 +153,7 @@ pub async fn layer(State(etcd): State<Etcd>, request: Request, next: Next) -> Re
             }))
         })
     };
-    count(&etcd.traffic.started, method.clone());
-    let mut call = Call { etcd, method, code: Code::Cancelled };
+    let mut call = Call { etcd, calls, code: Code::Cancelled };
     let mut response = next.run(counted).await;
     reworded(response.headers_mut());
     call.ends(response.headers());

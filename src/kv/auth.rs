@@ -552,9 +552,10 @@ impl State {
             Command::LeaseRevoke { id } => self.permits_lease(user, *id),
             Command::Compact { .. } => self.auth.permits_root(user),
             // A token is given for a password, which whoever proposes it has compared.
-            Command::Auth(AuthChange::TokenIssue { .. }) | Command::As { .. } | Command::LeasesExpire { .. } => {
-                Err(Error::PermissionDenied)
-            }
+            Command::Auth(AuthChange::TokenIssue { .. })
+            | Command::As { .. }
+            | Command::Many(_)
+            | Command::LeasesExpire { .. } => Err(Error::PermissionDenied),
             Command::Auth(_) => self.auth.permits_root(user),
         }
     }

@@ -37,8 +37,15 @@ pub(super) fn command(command: &Command) -> Result<(), Error> {
         Command::LeaseGrant { id, ttl_ms } => Leases::check_grant(*id, *ttl_ms)?,
         Command::Compact { .. } | Command::LeaseRevoke { .. } | Command::LeasesExpire { .. } | Command::Auth(_) => {}
         // One level only: nobody speaks for somebody who speaks for somebody else.
-        Command::As { command, .. } if matches!(**command, Command::As { .. }) => return Err(Error::PermissionDenied),
+        Command::As { command, .. } if matches!(**command, Command::As { .. } | Command::Many(_)) => {
+            return Err(Error::PermissionDenied);
+        }
         Command::As { command: inner, .. } => return self::command(inner),
+        // Each is looked at by itself when its turn comes; one level only, here too.
+        Command::Many(commands) if commands.iter().any(|command| matches!(command, Command::Many(_))) => {
+            return Err(Error::PermissionDenied);
+        }
+        Command::Many(_) => {}
     }
     if size(command) > MAX_REQUEST_BYTES { Err(Error::RequestTooLarge) } else { Ok(()) }
 }
@@ -192,7 +199,7 @@ fn later<'a>(a: Option<&'a [u8]>, b: Option<&'a [u8]>) -> Option<&'a [u8]> {
 }
 
 /// About what the request takes on the wire.
-fn size(command: &Command) -> usize {
+pub(super) fn size(command: &Command) -> usize {
     match command {
         Command::Put(request) => put_size(request),
         Command::DeleteRange(request) => OP_BYTES + request.key.len() + request.range_end.len(),
@@ -201,6 +208,7 @@ fn size(command: &Command) -> usize {
         Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => OP_BYTES,
         Command::Auth(change) => auth_size(change),
         Command::As { user, command } => user.len() + size(command),
+        Command::Many(commands) => commands.iter().map(size).sum(),
     }
 }
 

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::auth::AuthChange;
+use super::error::Error;
 use crate::types::LeaseId;
 
 /// A change of the store, as proposed to the log. Applying it is deterministic: no clock, no randomness.
@@ -50,9 +51,16 @@ pub enum Command {
         /// Anything but another one of these.
         command: Box<Command>,
     },
+    /// Several commands that travel together, done one after the other: each is refused or done by itself.
+    Many(Vec<Command>),
 }
 
 impl Command {
+    /// About what it takes on the wire, in bytes.
+    pub fn size(&self) -> usize {
+        super::check::size(self)
+    }
+
     /// What is to be done, whoever asks for it.
     pub fn inner(&self) -> &Command {
         match self {
@@ -102,14 +110,18 @@ pub enum Response {
         /// The store's revision.
         revision: i64,
     },
+    /// To [`Command::Many`]: an answer for each, in order.
+    Many(Vec<Result<Response, Error>>),
 }
 
 /// A key with its value and history numbers, as etcd's `mvccpb.KeyValue`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct KeyValue {
     /// The key.
+    #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
     /// The value.
+    #[serde(with = "serde_bytes")]
     pub value: Vec<u8>,
     /// Revision of the put that created the key (since its last deletion).
     pub create_revision: i64,
@@ -125,8 +137,10 @@ pub struct KeyValue {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutRequest {
     /// The key; not empty.
+    #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
     /// The value.
+    #[serde(with = "serde_bytes")]
     pub value: Vec<u8>,
     /// The lease to hang the key on; zero for none.
     pub lease: LeaseId,
@@ -151,8 +165,10 @@ pub struct PutResponse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteRangeRequest {
     /// First key.
+    #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
     /// Empty: `key` alone; one zero byte: everything from `key` on; else the first key not included.
+    #[serde(with = "serde_bytes")]
     pub range_end: Vec<u8>,
     /// Whether to answer the deleted pairs.
     pub prev_kv: bool,
@@ -201,8 +217,10 @@ pub enum SortTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RangeRequest {
     /// First key.
+    #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
     /// As in [`DeleteRangeRequest::range_end`].
+    #[serde(with = "serde_bytes")]
     pub range_end: Vec<u8>,
     /// At most so many pairs; zero or less for all.
     pub limit: i64,
@@ -262,7 +280,7 @@ pub enum CompareTarget {
     /// `mod_revision`; 0 for a missing key.
     Mod(i64),
     /// The value; never true for a missing key.
-    Value(Vec<u8>),
+    Value(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The lease; 0 for a missing key or none.
     Lease(LeaseId),
 }
@@ -271,8 +289,10 @@ pub enum CompareTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compare {
     /// First key.
+    #[serde(with = "serde_bytes")]
     pub key: Vec<u8>,
     /// As in [`DeleteRangeRequest::range_end`]; true only if every key matches.
+    #[serde(with = "serde_bytes")]
     pub range_end: Vec<u8>,
     /// The relation.
     pub result: CompareResult,

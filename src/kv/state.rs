@@ -49,7 +49,7 @@ pub struct State {
 pub struct Applied {
     /// The answer for the one who asked.
     pub response: Result<Response, Error>,
-    /// The changes, in order. All of one revision, but for expired leases: there each lease has its own.
+    /// The changes, in order. All of one revision, but for expired leases and several commands: there each has its own.
     pub events: Vec<Event>,
 }
 
@@ -90,6 +90,15 @@ impl State {
 
     fn run_checked(&mut self, command: &Command) -> Result<(Response, Vec<Event>), Error> {
         match command {
+            Command::Many(commands) => {
+                let (mut responses, mut events) = (Vec::with_capacity(commands.len()), Vec::new());
+                for command in commands {
+                    let mut applied = self.apply(command);
+                    responses.push(applied.response);
+                    events.append(&mut applied.events);
+                }
+                Ok((Response::Many(responses), events))
+            }
             Command::As { user, command } => {
                 self.permits(user, command)?;
                 self.run_checked(command)
@@ -99,6 +108,8 @@ impl State {
                 Ok((Response::Auth { revision: self.revision }, Vec::new()))
             }
             Command::Put(request) => {
+                // A put by itself looks at its lease first, one in a transaction last. Source: etcd's `apply.go`.
+                txn::check_lease(self, request)?;
                 txn::check_put(self, request)?;
                 let mut writer = Writer::new(self);
                 let response = writer.put(request);

@@ -121,10 +121,13 @@ pub(super) fn check_put(state: &State, request: &PutRequest) -> Result<(), Error
     if (request.ignore_value || request.ignore_lease) && state.get(&request.key).is_none() {
         return Err(Error::KeyNotFound);
     }
-    if request.lease != LeaseId(0) && !state.leases.contains(request.lease) {
-        return Err(Error::LeaseNotFound);
-    }
-    Ok(())
+    check_lease(state, request)
+}
+
+/// Whether the lease that a put names is there.
+pub(super) fn check_lease(state: &State, request: &PutRequest) -> Result<(), Error> {
+    let known = request.lease == LeaseId(0) || state.leases.contains(request.lease);
+    if known { Ok(()) } else { Err(Error::LeaseNotFound) }
 }
 
 /// The store as a transaction may use it.

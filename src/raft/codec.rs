@@ -146,7 +146,12 @@ pub fn nesting_is_bounded(command: &Command) -> bool {
         | Command::LeaseRevoke { .. }
         | Command::LeasesExpire { .. }
         | Command::Auth(_) => true,
-        Command::As { command, .. } => !matches!(**command, Command::As { .. }) && nesting_is_bounded(command),
+        Command::As { command, .. } => {
+            !matches!(**command, Command::As { .. } | Command::Many(_)) && nesting_is_bounded(command)
+        }
+        Command::Many(commands) => {
+            commands.iter().all(|command| !matches!(command, Command::Many(_)) && nesting_is_bounded(command))
+        }
     }
 }
 
@@ -156,6 +161,35 @@ pub fn nesting_is_bounded(command: &Command) -> bool {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Command")]
 enum CommandLayout {
+    Put(PutRequest),
+    DeleteRange(DeleteRangeRequest),
+    Txn(#[serde(with = "txn")] TxnRequest),
+    Compact {
+        revision: i64,
+    },
+    LeaseGrant {
+        id: LeaseId,
+        ttl_ms: u64,
+    },
+    LeaseRevoke {
+        id: LeaseId,
+    },
+    LeasesExpire {
+        ids: Vec<LeaseId>,
+    },
+    Auth(AuthChange),
+    As {
+        user: String,
+        #[serde(with = "boxed")]
+        command: Box<Command>,
+    },
+    Many(#[serde(with = "several")] Vec<Command>),
+}
+
+/// [`CommandLayout`] without lists: there is one level of these, too.
+#[derive(Deserialize)]
+#[serde(remote = "Command")]
+enum ItemLayout {
     Put(PutRequest),
     DeleteRange(DeleteRangeRequest),
     Txn(#[serde(with = "txn")] TxnRequest),
@@ -235,6 +269,7 @@ enum ResponseLayout {
     LeaseRevoke { revision: i64 },
     LeasesExpire { revision: i64, expired: Vec<LeaseId> },
     Auth { revision: i64 },
+    Many(#[serde(with = "outcomes")] Vec<Result<Response, crate::kv::Error>>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -289,6 +324,7 @@ macro_rules! bounded_list {
     };
 }
 bounded_list!(ops, "OpLayout", RequestOp);
+bounded_list!(several, "ItemLayout", Command);
 bounded_list!(answers, "AnswerLayout", ResponseOp);
 
 impl Serialize for Proposal {
@@ -300,6 +336,39 @@ impl Serialize for Proposal {
 impl<'de> Deserialize<'de> for Proposal {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(Arc::new(CommandLayout::deserialize(deserializer)?)))
+    }
+}
+
+/// [`ResponseLayout`] without lists: there is one level of these.
+#[derive(Deserialize)]
+#[serde(remote = "Response")]
+enum AnswerOfOneLayout {
+    Put(PutResponse),
+    DeleteRange(DeleteRangeResponse),
+    Txn(#[serde(with = "txn_answer")] TxnResponse),
+    Compact { revision: i64 },
+    LeaseGrant { revision: i64, id: LeaseId, ttl_ms: u64 },
+    LeaseRevoke { revision: i64 },
+    LeasesExpire { revision: i64, expired: Vec<LeaseId> },
+    Auth { revision: i64 },
+}
+
+mod outcomes {
+    use super::{AnswerOfOneLayout, Deserialize, Deserializer, Response, Serialize, Serializer};
+    use crate::kv;
+
+    type Outcome = Result<Response, kv::Error>;
+
+    #[derive(Deserialize)]
+    struct Owned(#[serde(with = "AnswerOfOneLayout")] Response);
+
+    pub fn serialize<S: Serializer>(value: &Vec<Outcome>, s: S) -> Result<S::Ok, S::Error> {
+        value.serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Outcome>, D::Error> {
+        let outcomes = Vec::<Result<Owned, kv::Error>>::deserialize(d)?;
+        Ok(outcomes.into_iter().map(|outcome| outcome.map(|owned| owned.0)).collect())
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::error::{Error, StoreError};
 use super::forget::Retention;
+use super::gather::Way;
 use super::leader::{self, left};
 use super::link::CallError;
 use super::machine::Applied;
@@ -126,10 +127,7 @@ impl Store {
     /// `NoLeader`, `Rejected`, `Refused`, `Timeout { maybe_applied: false }`: nothing changed.
     /// `Timeout { maybe_applied: true }`: unknown; read before trying again.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Response, StoreError> {
-        if !codec::nesting_is_bounded(&command) {
-            return Err(StoreError::refused("transactions are nested too deeply"));
-        }
-        self.read(|kv| kv.check(&command)).map_err(StoreError::Rejected)?;
+        self.admit(&command)?;
         let proposal = Proposal::new(command);
         let size = codec::encode(&proposal).map_err(|e| StoreError::refused(e.to_string()))?.len();
         if size > COMMAND_MAX {
@@ -139,6 +137,32 @@ impl Store {
         }
         let response = call_leader(&self.node, ClientRequest::Propose(proposal), deadline, Again::IfUnsent).await?;
         leader::reply(response)
+    }
+
+    /// As [`Store::propose`], for those who are many and can wait for each other: on the way to another leader their
+    /// commands travel together.
+    ///
+    /// # Errors
+    /// As [`Store::propose`].
+    pub async fn propose_together(&self, command: Command, deadline: Duration) -> Result<Response, StoreError> {
+        if self.node.leader().is_none_or(|(id, _)| id == self.node.id()) {
+            return self.propose(command, deadline).await;
+        }
+        self.admit(&command)?;
+        let until = clock::now() + deadline;
+        match self.node.gatherer(Way::Leader).propose(&self.node, Proposal::new(command), until).await {
+            Ok(response) => leader::reply(response),
+            Err(ClientError::Store(error)) => Err(error),
+            Err(ClientError::NotLeader) => Err(StoreError::NoLeader),
+        }
+    }
+
+    /// Refuses what no log should hold.
+    fn admit(&self, command: &Command) -> Result<(), StoreError> {
+        if !codec::nesting_is_bounded(command) {
+            return Err(StoreError::refused("transactions are nested too deeply"));
+        }
+        self.read(|kv| kv.check(command)).map_err(StoreError::Rejected)
     }
 
     /// Makes local reads after this call see everything that was acknowledged before it.

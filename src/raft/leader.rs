@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::confirm::{Confirmed, Unconfirmed};
 use super::error::StoreError;
+use super::gather::Way;
 use super::node::{Node, ROOM};
 use super::types::{Proposal, Reply, TypeConfig};
 use super::wire::{ClientError, ClientRequest, ClientResponse, KeyGuard};
@@ -94,12 +95,7 @@ async fn propose(node: &Arc<Node>, proposal: Proposal, until: Mono) -> Served {
     let checked = node.machine.read().kv.check(&proposal.0);
     checked.map_err(|e| ClientError::Store(StoreError::Rejected(e)))?;
     room(node, until).await?;
-    let maybe = ClientError::Store(StoreError::Timeout { maybe_applied: true });
-    match timeout(left(until), raft.client_write(proposal)).await {
-        Ok(Ok(written)) => Ok(ClientResponse::Applied(written.data)),
-        Ok(Err(error)) => Err(write_error(&error).unwrap_or(maybe)),
-        Err(_) => Err(maybe),
-    }
+    node.gatherer(Way::Log).propose(node, proposal, until).await
 }
 
 /// What a failed write means; none when it may have taken effect.

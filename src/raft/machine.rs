@@ -136,6 +136,9 @@ impl Machine {
 
     fn feed_leases(&self, command: &Command, response: &Result<Response, kv::Error>) {
         let leases = &self.shared.leases;
+        if let (Command::Many(commands), Ok(Response::Many(responses))) = (command, response) {
+            return commands.iter().zip(responses).for_each(|(command, response)| self.feed_leases(command, response));
+        }
         match (command.inner(), response) {
             (_, Ok(Response::LeaseGrant { id, ttl_ms, .. })) => leases.push(LeaseChange::Granted(*id, *ttl_ms)),
             (Command::LeaseRevoke { id }, Ok(_)) => leases.push(LeaseChange::Gone(*id)),

@@ -27,6 +27,7 @@ mod error;
 mod files;
 mod force;
 mod forget;
+mod gather;
 mod handle;
 mod identity;
 mod leader;

@@ -16,6 +16,7 @@ use super::commit::Operation;
 use super::confirm::Confirmer;
 use super::disk::Fact;
 use super::error::Error;
+use super::gather::{Gatherer, Way};
 use super::handle::StoreConfig;
 use super::identity::Identity;
 use super::lease_clock::LeaseClock;
@@ -45,6 +46,9 @@ pub struct Node {
     pub(super) machine: Machine,
     pub(super) confirmer: Confirmer,
     pub(super) lease_clock: LeaseClock,
+    gatherers: [Gatherer; 2],
+    /// Where what concerns several callers runs.
+    pub(super) runtime: tokio::runtime::Handle,
     pub(super) stopping: CancellationToken,
     pub(super) fatal: FatalHook,
     /// Held while the membership is being changed, so that two changes do not undo each other.
@@ -88,6 +92,8 @@ impl Node {
             machine,
             confirmer,
             lease_clock: LeaseClock::default(),
+            gatherers: [Gatherer::new(Way::Log), Gatherer::new(Way::Leader)],
+            runtime: tokio::runtime::Handle::current(),
             stopping: CancellationToken::new(),
             fatal,
             changing: tokio::sync::Mutex::new(()),
@@ -99,6 +105,14 @@ impl Node {
             election_min: OnceLock::new(),
             raft: OnceLock::new(),
             started: watch::Sender::new(false),
+        }
+    }
+
+    /// Where commands wait that travel together.
+    pub(super) fn gatherer(&self, way: Way) -> &Gatherer {
+        match way {
+            Way::Log => &self.gatherers[0],
+            Way::Leader => &self.gatherers[1],
         }
     }
 

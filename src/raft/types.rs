@@ -33,6 +33,7 @@ impl fmt::Display for Proposal {
             Command::LeasesExpire { .. } => "leases expire",
             Command::Auth(_) => "users and roles",
             Command::As { .. } => "somebody's",
+            Command::Many(_) => "several",
         })
     }
 }

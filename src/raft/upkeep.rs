@@ -14,8 +14,11 @@ use crate::kv::command::Command;
 use crate::telemetry::clock;
 use crate::types::NodeName;
 
-/// A snapshot is due when the log has grown by so many bytes, however few entries that are.
-const LOG_BYTES: u64 = 4 * 1024 * 1024;
+/// A snapshot is due when the log has grown by so many bytes, however few entries that are - and to this many times
+/// the last one's size, so that a large store under load does not write itself whole every second. Never beyond the
+/// second number: it is read again after a restart.
+const LOG_BYTES: std::ops::RangeInclusive<u64> = 4 * 1024 * 1024..=64 * 1024 * 1024;
+const LOG_PER_SNAPSHOT: u64 = 4;
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// How long a compaction may take to be agreed upon.
 const COMPACT: Duration = Duration::from_secs(5);
@@ -99,10 +102,12 @@ pub async fn keep_house(node: Weak<Node>) {
         let metrics = raft.metrics().borrow_watched().clone();
         let applied = metrics.last_applied.map_or(0, |id| id.index);
         let covered = metrics.snapshot.map_or(0, |id| id.index);
-        if bytes > LOG_BYTES && applied > covered {
+        let last = node.machine.snapshot().map_or(0, |header| header.length);
+        let due = (LOG_PER_SNAPSHOT * last).clamp(*LOG_BYTES.start(), *LOG_BYTES.end());
+        if bytes > due && applied > covered {
             let _ = raft.trigger().snapshot().await;
         }
-        if bytes > 2 * LOG_BYTES && entries > 1 && covered > 0 {
+        if bytes > 2 * due && entries > 1 && covered > 0 {
             let _ = raft.trigger().purge_log(covered).await;
         }
         forget(&node, &mut calendar).await;

@@ -43,6 +43,11 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 impl Nodes {
     /// Starts them and waits for a leader.
     pub fn start() -> Self {
+        Self::start_with_quota("32MB")
+    }
+
+    /// As [`Nodes::start`], with room for so much data.
+    pub fn start_with_quota(quota: &str) -> Self {
         let ports = free_ports(6);
         let (ports, etcd_ports) = ports.split_at(3);
         let directory = tempfile::Builder::new().prefix("howdah-compat-").tempdir().unwrap();
@@ -53,7 +58,7 @@ impl Nodes {
             children: vec![None, None, None],
         };
         for index in 0..3 {
-            nodes.write_file(index);
+            nodes.write_file(index, quota);
             nodes.run(index);
         }
         until("there is a leader everywhere", || {
@@ -66,7 +71,7 @@ impl Nodes {
         self.directory.path()
     }
 
-    fn write_file(&self, index: usize) {
+    fn write_file(&self, index: usize, quota: &str) {
         let members: serde_json::Map<String, Value> =
             (0..3).map(|at| (format!("n{}", at + 1), json!(format!("127.0.0.1:{}", self.ports[at])))).collect();
         let name = format!("n{}", index + 1);
@@ -79,7 +84,7 @@ impl Nodes {
                 "members": members,
             },
             "restapi": {"listen": format!("127.0.0.1:{}", self.ports[index])},
-            "etcd": {"listen": format!("127.0.0.1:{}", self.etcd_ports[index]), "quota": "32MB"},
+            "etcd": {"listen": format!("127.0.0.1:{}", self.etcd_ports[index]), "quota": quota},
         });
         // JSON is YAML.
         std::fs::write(self.path().join(format!("{name}.yml")), file.to_string()).unwrap();
@@ -107,6 +112,11 @@ impl Nodes {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// The processes of those that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().flatten().map(Child::id).collect()
     }
 
     pub fn signal(&self, index: usize, signal: rustix::process::Signal) {
@@ -188,8 +198,8 @@ pub fn shared() -> &'static Nodes {
         end_with_us();
         Nodes::start()
     });
-    for child in nodes.children.iter().flatten() {
-        assert!(Path::new(&format!("/proc/{}", child.id())).exists(), "a node has ended:\n{}", nodes.logs());
+    for pid in nodes.pids() {
+        assert!(Path::new(&format!("/proc/{pid}")).exists(), "a node has ended:\n{}", nodes.logs());
     }
     nodes
 }

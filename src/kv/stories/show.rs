@@ -45,6 +45,7 @@ impl Page {
                 page.line(format!("rev {revision} lease {} ttl {ttl_ms} ms", id.0));
             }
             Response::LeaseRevoke { revision } => page.line(format!("rev {revision} revoked")),
+            Response::Many(responses) => responses.iter().for_each(|response| page.response(response)),
             Response::Auth { revision } => page.line(format!("rev {revision} users and roles")),
             Response::LeasesExpire { revision, expired } => {
                 let ids: Vec<_> = expired.iter().map(|id| id.0.to_string()).collect();
