@@ -10,10 +10,16 @@
 mod auth;
 #[path = "compat/etcdctl.rs"]
 mod etcdctl;
+#[path = "compat/etcdctl_forms.rs"]
+mod etcdctl_forms;
 #[path = "compat/gateway.rs"]
 mod gateway;
 #[path = "compat/history.rs"]
 mod history;
+#[path = "compat/libraries.rs"]
+mod libraries;
+#[path = "compat/malformed.rs"]
+mod malformed;
 #[path = "compat/nodes.rs"]
 mod nodes;
 #[path = "compat/patroni.rs"]

@@ -188,7 +188,7 @@ fn fitting<T: prost::Message>(message: T) -> Result<T, Status> {
 }
 
 /// Reads a message; no body at all is an empty message.
-fn read<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Status> {
+pub(super) fn read<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Status> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
     }

@@ -1,6 +1,8 @@
 //! What etcd serves besides its API: version, health checks, metrics.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
@@ -10,6 +12,7 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::{Etcd, MINOR_VERSION, VERSION};
+use crate::raft::{PeerTally, Tally};
 use crate::telemetry::metrics::{CONTENT_TYPE, MetricKind, MetricsText};
 
 /// `GET /version`, for any listener.
@@ -116,6 +119,11 @@ async fn metrics(State(etcd): State<Etcd>) -> Response {
     let mut page = MetricsText::new(&[]);
     page.gauge("etcd_server_has_leader", "Whether a leader is known.", u8::from(status.leader.is_some()));
     page.gauge("etcd_server_is_leader", "Whether this member leads.", u8::from(leads));
+    let tally = etcd.store.tally();
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    page.counter("etcd_server_leader_changes_seen_total", "Leaders seen.", load(&tally.leader_changes));
+    page.gauge("etcd_server_proposals_pending", "Changes that the leader is working on.", load(&tally.pending));
+    page.counter("etcd_server_proposals_failed_total", "Changes that failed at the leader.", load(&tally.failed));
     page.gauge("etcd_server_proposals_committed_total", "Index of the log.", status.last_log.unwrap_or(0));
     page.gauge("etcd_server_proposals_applied_total", "Index of the last applied entry.", status.applied.unwrap_or(0));
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the data.", size);
@@ -125,8 +133,39 @@ async fn metrics(State(etcd): State<Etcd>) -> Response {
     page.gauge("etcd_debugging_mvcc_compact_revision", "Oldest revision that can be read.", compacted);
     page.header("etcd_server_version", "Which version is served.", MetricKind::Gauge);
     page.sample("etcd_server_version", &[("server_version", VERSION)], 1);
+    page.header("etcd_cluster_version", "Which version the cluster serves.", MetricKind::Gauge);
+    page.sample("etcd_cluster_version", &[("cluster_version", "3.6")], 1);
+    page.header("etcd_server_id", "This member.", MetricKind::Gauge);
+    page.sample("etcd_server_id", &[("server_id", &format!("{:x}", status.id.map_or(0, |id| id.0)))], 1);
+    // There is one commit point: what is appended is what is committed.
+    for name in ["etcd_disk_wal_fsync_duration_seconds", "etcd_disk_backend_commit_duration_seconds"] {
+        page.header(name, "How long the log's syncs took.", MetricKind::Histogram);
+        page.histogram(name, &[], etcd.store.syncs());
+    }
+    show_peers(&mut page, tally);
     etcd.traffic.show(&mut page);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], page.finish()).into_response()
+}
+
+/// Traffic between members, over the connections that this one makes.
+fn show_peers(page: &mut MetricsText, tally: &Tally) {
+    let peers: Vec<(String, Arc<PeerTally>)> =
+        tally.peers().into_iter().filter(|(id, _)| *id != 0).map(|(id, peer)| (format!("{id:x}"), peer)).collect();
+    let mut counters = |name: &str, help: &str, label: &str, of: fn(&PeerTally) -> &AtomicU64| {
+        page.header(name, help, MetricKind::Counter);
+        for (id, peer) in &peers {
+            page.sample(name, &[(label, id)], of(peer).load(Ordering::Relaxed));
+        }
+    };
+    counters("etcd_network_peer_sent_bytes_total", "Bytes of requests to a member.", "To", |peer| &peer.sent);
+    counters("etcd_network_peer_received_bytes_total", "Bytes of a member's answers.", "From", |peer| &peer.received);
+    let lost = "Requests to a member that failed.";
+    counters("etcd_network_peer_sent_failures_total", lost, "To", |peer| &peer.failures);
+    let name = "etcd_network_peer_round_trip_time_seconds";
+    page.header(name, "From a request to a member until its answer.", MetricKind::Histogram);
+    for (id, peer) in &peers {
+        page.histogram(name, &[("To", id)], &peer.round_trips);
+    }
 }
 
 /// Any other path. Source: Go's HTTP server, which etcd uses.

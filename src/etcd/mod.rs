@@ -33,6 +33,8 @@ mod maintenance;
 mod pb;
 mod snapshot;
 mod traffic;
+#[doc(hidden)]
+pub mod untrusted;
 mod wait;
 mod watch;
 

@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use tonic::Code;
 
 use super::{Etcd, MESSAGE_MAX};
+use crate::kv::Error;
 use crate::telemetry::metrics::{MetricKind, MetricsText};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -123,18 +124,38 @@ impl Drop for Call {
     }
 }
 
-/// A message that is too large: Go's servers have another code and text for it than tonic.
+/// A message that is too large, or none: Go's servers have other codes and texts for that than tonic.
 fn reworded(fields: &mut HeaderMap) {
+    let unimplemented = fields.get(STATUS).is_some_and(|code| code == "12") && !fields.contains_key(MESSAGE);
+    if unimplemented {
+        return reword(fields, Code::Unimplemented, "etcdserver:%20not%20supported");
+    }
     let Some(text) = fields.get(MESSAGE).and_then(|text| text.to_str().ok()) else { return };
+    if let Some((_, why)) = text.split_once("failed%20to%20decode%20Protobuf%20message:%20") {
+        // Only transactions can be nested: the reader has a limit of its own, below the one for operations.
+        let (code, text) = if why.contains("recursion%20limit%20reached") {
+            (Code::InvalidArgument, Error::TooManyOps.to_string().replace(' ', "%20"))
+        } else {
+            (Code::Internal, format!("grpc:%20error%20unmarshalling%20request:%20{why}"))
+        };
+        return reword(fields, code, &text);
+    }
     // "Error, decoded message length too large: found 2300010 bytes, the limit is: 2097152 bytes"
     let found = text.contains("message%20length%20too%20large").then(|| text.split("found%20").nth(1)).flatten();
     let Some(found) = found.and_then(|rest| rest.split("%20").next()).and_then(|found| found.parse::<u64>().ok())
     else {
         return;
     };
-    let text = format!("grpc: received message larger than max ({found} vs. {MESSAGE_MAX})");
-    if let Ok(text) = HeaderValue::from_str(&text) {
-        fields.insert(STATUS, HeaderValue::from(Code::ResourceExhausted as i32));
+    reword(
+        fields,
+        Code::ResourceExhausted,
+        &format!("grpc: received message larger than max ({found} vs. {MESSAGE_MAX})"),
+    );
+}
+
+fn reword(fields: &mut HeaderMap, code: Code, text: &str) {
+    if let Ok(text) = HeaderValue::from_str(text) {
+        fields.insert(STATUS, HeaderValue::from(code as i32));
         fields.insert(MESSAGE, text);
     }
 }

@@ -36,6 +36,9 @@ const PROGRESS: Duration = Duration::from_secs(600);
 /// A stream that insists on a leader ends after so long without one. Source: etcd, three elections.
 const LEADERLESS: Duration = Duration::from_secs(3);
 
+/// Watches of one stream; many thousands are usual, this many are a mistake.
+const WATCHES: usize = 100_000;
+
 /// Ends the task: the client is gone.
 struct Gone;
 
@@ -179,6 +182,10 @@ impl Session {
         };
         if let Err(denied) = self.permits(&request) {
             let reason = format!("rpc error: code = {:?} desc = {}", denied.code(), denied.message());
+            return self.send(refused(self.etcd.header(), reason)).await;
+        }
+        if self.watchers.ids().count() >= WATCHES {
+            let reason = "rpc error: code = ResourceExhausted desc = etcdserver: too many requests".to_owned();
             return self.send(refused(self.etcd.header(), reason)).await;
         }
         let created = self.etcd.store.read(|state| self.watchers.create(state, request));

@@ -38,6 +38,7 @@ use super::log::LogStore;
 use super::machine::Machine;
 use super::node::{Node, Parts};
 use super::snapshot::Snapshots;
+use super::tally::Tally;
 use super::types::Member;
 use super::wire::{Class, ClientError, ClientRequest, ClientResponse, Formation, NodeState, Request, Response};
 use crate::telemetry::clock;
@@ -134,8 +135,12 @@ pub async fn start(config: StoreConfig, fatal: FatalHook) -> Result<Arc<Node>, E
     let identity = identity_of(&config, &contents)?;
     let local =
         Local { cluster: config.cluster.to_string(), name: config.name.to_string(), identity: identity.clone() };
-    let presence =
-        Arc::new(Presence { secret: config.secret.clone(), local: Mutex::new(local), addresses: Mutex::default() });
+    let presence = Arc::new(Presence {
+        secret: config.secret.clone(),
+        local: Mutex::new(local),
+        addresses: Mutex::default(),
+        tally: Tally::default(),
+    });
     let (confirmer, requests) = Confirmer::new();
     let machine = Machine::new(snapshots);
     let node = Arc::new(Node::new(Parts { config, presence, log, machine, confirmer, fatal }));

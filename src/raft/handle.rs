@@ -21,12 +21,14 @@ use super::machine::Applied;
 use super::node::Node;
 use super::server::RaftServer;
 use super::status::{MemberInfo, RaftStatus, Vitals};
+use super::tally::Tally;
 use super::types::Proposal;
 use super::wire::{Class, ClientError, ClientRequest, ClientResponse, KeyGuard, RenewOutcome, Request};
 use super::{FatalHook, bootstrap, codec, membership};
 use crate::kv;
 use crate::kv::command::{Command, RangeRequest, RangeResponse, Response};
 use crate::telemetry::clock;
+use crate::telemetry::histogram::Histogram;
 use crate::telemetry::redact::Secret;
 use crate::types::{ClusterName, LeaseId, NodeName};
 
@@ -267,6 +269,16 @@ impl Store {
     /// What goes into the head of every answer; cheaper than [`Store::status`].
     pub fn vitals(&self) -> Vitals {
         Vitals::of(&self.node)
+    }
+
+    /// What was counted since the start, for dashboards.
+    pub fn tally(&self) -> &Tally {
+        &self.node.presence.tally
+    }
+
+    /// How long the log's syncs took since the start.
+    pub fn syncs(&self) -> &Histogram {
+        &self.node.log.progress().syncs
     }
 
     /// The store as this node sees it.

@@ -5,6 +5,7 @@
 //! [`ClientError::NotLeader`] always means that nothing was proposed, so the asker may ask again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
@@ -14,6 +15,7 @@ use super::confirm::{Confirmed, Unconfirmed};
 use super::error::StoreError;
 use super::gather::Way;
 use super::node::{Node, ROOM};
+use super::tally::Pending;
 use super::types::{Proposal, Reply, TypeConfig};
 use super::wire::{ClientError, ClientRequest, ClientResponse, KeyGuard};
 use super::{codec, membership};
@@ -94,8 +96,12 @@ async fn propose(node: &Arc<Node>, proposal: Proposal, until: Mono) -> Served {
     }
     let checked = node.machine.read().kv.check(&proposal.0);
     checked.map_err(|e| ClientError::Store(StoreError::Rejected(e)))?;
+    let tally = &node.presence.tally;
+    let _pending = Pending::new(tally);
     room(node, until).await?;
-    node.gatherer(Way::Log).propose(node, proposal, until).await
+    let served = node.gatherer(Way::Log).propose(node, proposal, until).await;
+    tally.failed.fetch_add(u64::from(served.is_err()), Ordering::Relaxed);
+    served
 }
 
 /// What a failed write means; none when it may have taken effect.

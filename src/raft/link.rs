@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 
 use super::auth::{self, AuthError, Local, Wire};
 use super::codec;
+use super::tally::{PeerTally, Tally};
 use super::wire::{Class, Frame, Kind, Request, Response};
 use crate::telemetry::clock;
 use crate::telemetry::redact::Secret;
@@ -63,6 +65,8 @@ pub struct Presence {
     pub local: Mutex<Local>,
     /// Where members are, by id, as the membership says now. A member may move while links to it exist.
     pub addresses: Mutex<HashMap<u64, String>>,
+    /// What is counted.
+    pub tally: Tally,
 }
 
 impl Presence {
@@ -101,7 +105,9 @@ impl Link {
     /// Starts the task; it connects when the first request comes.
     pub fn start(target: Target, presence: Arc<Presence>) -> Self {
         let (queue, calls) = mpsc::channel(QUEUE);
-        let task = Task { target, presence, calls, retry: RETRY_MIN, retry_at: Mono(0), logged: None, away: None };
+        let tally = presence.tally.peer(target.id);
+        let (retry, retry_at) = (RETRY_MIN, Mono(0));
+        let task = Task { target, presence, tally, calls, retry, retry_at, logged: None, away: None };
         tokio::spawn(task.run());
         Self { queue }
     }
@@ -141,12 +147,14 @@ pub async fn answer(pending: Pending, within: Duration) -> Result<Response, Call
     codec::decode(&bytes).map_err(|e| CallError::Lost(e.to_string()))
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>>>;
+/// Who waits for which answer, and since when.
+type Waiting = Arc<Mutex<HashMap<u64, (Mono, oneshot::Sender<Result<Bytes, CallError>>)>>>;
 type Conversation = Wire<BufReader<TcpStream>>;
 
 struct Task {
     target: Target,
     presence: Arc<Presence>,
+    tally: Arc<PeerTally>,
     calls: mpsc::Receiver<Call>,
     retry: Duration,
     retry_at: Mono,
@@ -203,6 +211,7 @@ impl Task {
                 tracing::debug!(addr = self.target.addr, why, "raft: cannot reach member");
             }
         }
+        self.tally.failures.fetch_add(1, Ordering::Relaxed);
         let _ = call.answer.send(Err(CallError::NotSent(why.clone())));
         while let Ok(call) = self.calls.try_recv() {
             let _ = call.answer.send(Err(CallError::NotSent(why.clone())));
@@ -229,7 +238,7 @@ impl Task {
     async fn converse(&mut self, wire: Conversation, first: Call) -> String {
         let (mut sink, stream) = wire.split();
         let waiting = Waiting::default();
-        let mut reader = tokio::spawn(read(stream, Arc::clone(&waiting)));
+        let mut reader = tokio::spawn(read(stream, Arc::clone(&waiting), Arc::clone(&self.tally)));
         let mut next_id = 1;
         let mut next = Some(first);
         let why = loop {
@@ -249,7 +258,8 @@ impl Task {
         };
         reader.abort();
         let lost: Vec<_> = waiting.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
-        for (_, answer) in lost {
+        self.tally.failures.fetch_add(lost.len() as u64, Ordering::Relaxed);
+        for (_, (_, answer)) in lost {
             let _ = answer.send(Err(CallError::Lost(why.clone())));
         }
         why
@@ -272,10 +282,11 @@ impl Task {
                 let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 // Callers that gave up must not stay here for ever.
                 if waiting.len() > 64 {
-                    waiting.retain(|_, answer| !answer.is_closed());
+                    waiting.retain(|_, (_, answer)| !answer.is_closed());
                 }
-                waiting.insert(id, call.answer);
+                waiting.insert(id, (clock::now(), call.answer));
             }
+            self.tally.sent.fetch_add(payload.len() as u64, Ordering::Relaxed);
             sink.feed(Frame { kind: Kind::Request, id, payload }.to_bytes()).await?;
             next = self.calls.try_recv().ok();
         }
@@ -283,7 +294,7 @@ impl Task {
     }
 }
 
-async fn read(mut stream: SplitStream<Conversation>, waiting: Waiting) -> String {
+async fn read(mut stream: SplitStream<Conversation>, waiting: Waiting, tally: Arc<PeerTally>) -> String {
     loop {
         let frame = match stream.next().await {
             None => return "closed by the peer".to_owned(),
@@ -293,7 +304,9 @@ async fn read(mut stream: SplitStream<Conversation>, waiting: Waiting) -> String
         match frame {
             Ok(frame) if frame.kind == Kind::Response => {
                 let answer = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&frame.id);
-                if let Some(answer) = answer {
+                tally.received.fetch_add(frame.payload.len() as u64, Ordering::Relaxed);
+                if let Some((since, answer)) = answer {
+                    tally.round_trips.observe(clock::now().since(since));
                     let _ = answer.send(Ok(frame.payload));
                 }
             }

@@ -22,8 +22,10 @@ use super::types::{Entry, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership
 use crate::kv;
 use crate::kv::command::{Command, Event, Response};
 
-/// How many changes a slow watcher may lag before it must read the state afresh.
-const EVENTS: usize = 1024;
+/// How many entries a slow watcher may lag before it must read the state afresh.
+const EVENTS: usize = 256;
+/// What is larger than this is told as a jump: together with [`EVENTS`] it bounds what slow watchers hold in memory.
+const EVENT_BYTES: usize = 256 * 1024;
 
 /// What watchers are told: one applied command that changed keys, or a jump.
 #[derive(Debug, Clone)]
@@ -32,7 +34,8 @@ pub struct Applied {
     pub revision: i64,
     /// The changes, in order; empty for a jump.
     pub events: Vec<Event>,
-    /// The state was replaced by a leader's snapshot: changes in between are not known one by one.
+    /// What changed is not told one by one, because it is too much or the state came as a leader's snapshot: the state
+    /// and its history have it.
     pub restored: bool,
 }
 
@@ -128,7 +131,7 @@ impl Machine {
                 let revision = position.kv.revision();
                 drop(position);
                 self.feed_leases(&proposal.0, &response);
-                let news = (!events.is_empty()).then_some(Applied { revision, events, restored: false });
+                let news = (!events.is_empty()).then(|| told(revision, events));
                 (Reply::Done(response), news)
             }
         }
@@ -182,6 +185,16 @@ impl Machine {
         self.publish(Some(Applied { revision, events: Vec::new(), restored: true }), applied);
         Ok(())
     }
+}
+
+/// What watchers are told of an entry's changes.
+fn told(revision: i64, events: Vec<Event>) -> Applied {
+    let size = |event: &Event| {
+        let before = event.prev_kv.as_ref().map_or(0, |pair| pair.value.len());
+        event.kv.key.len() + event.kv.value.len() + before
+    };
+    let restored = events.iter().map(size).sum::<usize>() > EVENT_BYTES;
+    Applied { revision, events: if restored { Vec::new() } else { events }, restored }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Machine {

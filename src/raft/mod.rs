@@ -41,6 +41,7 @@ mod node;
 mod server;
 mod snapshot;
 mod status;
+mod tally;
 mod types;
 mod upkeep;
 mod wire;
@@ -54,6 +55,7 @@ pub use handle::{Consistency, ReadGuarantee, Store, StoreConfig};
 pub use machine::Applied;
 pub use server::{RaftServer, raft_routes};
 pub use status::{MemberInfo, RaftStatus, Role, Vitals};
+pub use tally::{PeerTally, Tally};
 pub use wire::{KeyGuard, RenewOutcome};
 
 /// Called once, with a sentence, when this node cannot be a member any more (its disk failed, the

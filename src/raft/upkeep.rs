@@ -1,5 +1,6 @@
 //! What runs beside the engine: news of leadership, its fatal end, and the size of the log.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub async fn watch_engine(node: Weak<Node>, mut server: ServerWatch, engine: Met
         node.leader_name.send_if_modified(|known| {
             let changed = *known != name;
             if changed {
+                // An election counts once, when it has a winner.
+                node.presence.tally.leader_changes.fetch_add(u64::from(name.is_some()), Ordering::Relaxed);
                 let shown = name.as_ref().map_or("none", NodeName::as_str);
                 tracing::info!(leader = shown, "raft: leader changed");
                 *known = name;

@@ -9,6 +9,8 @@
 
 use std::fmt::Write;
 
+use super::histogram::Histogram;
+
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -26,6 +28,8 @@ pub enum MetricKind {
     Gauge,
     /// Only goes up.
     Counter,
+    /// How long things took.
+    Histogram,
 }
 
 impl MetricsText {
@@ -56,6 +60,7 @@ impl MetricsText {
         let kind = match kind {
             MetricKind::Gauge => "gauge",
             MetricKind::Counter => "counter",
+            MetricKind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
         let note = if note.is_empty() { String::new() } else { format!("# {note}\n") };
@@ -70,6 +75,25 @@ impl MetricsText {
             (labels, "") | ("", labels) => writeln!(self.text, "{name}{{{labels}}} {value}"),
             (common, own) => writeln!(self.text, "{name}{{{common},{own}}} {value}"),
         };
+    }
+
+    /// The samples of one histogram; its header stands before them.
+    pub fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let (buckets, count, sum) = histogram.totals();
+        let bucket = format!("{name}_bucket");
+        let bounded = |bound: &str| -> Vec<(String, String)> {
+            let own = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            own.chain([("le".to_owned(), bound.to_owned())]).collect()
+        };
+        let unbounded = [("+Inf".to_owned(), count)];
+        for (bound, so_far) in buckets.iter().map(|(bound, n)| (bound.to_string(), *n)).chain(unbounded) {
+            let labels = bounded(&bound);
+            let labels: Vec<(&str, &str)> =
+                labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            self.sample(&bucket, &labels, so_far);
+        }
+        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_count"), labels, count);
     }
 
     /// The page.
