@@ -5,6 +5,7 @@
 #   make check   fast and read-only: format, lints, unit tests, house rules
 #   make fix     format, and let clippy repair what it can
 #   make soak    the end-to-end tests again and again, with long freezes   (ROUNDS=5)
+#   make fuzz    random bytes against everything that reads some      (MINUTES=1 TARGET="kv_engine ...")
 #   make bench   all figures, built with optimisation                      (ARGS="3 node-kill" for a few)
 #   make setup   install what is missing, nothing else
 
@@ -17,7 +18,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-python setup-patroni demo test check fix soak bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-python setup-patroni demo test check fix soak fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -138,6 +139,18 @@ soak: setup setup-etcdctl
 	@for round in $$(seq $(ROUNDS)); do \
 	  echo "soak: round $$round of $(ROUNDS)"; \
 	  SOAK=1 $(CARGO) test --locked --quiet --test e2e -- --test-threads=1 || exit 1; \
+	done
+
+# The compiler's switches for coverage are not stable yet; nothing else here needs them.
+MINUTES ?= 1
+TARGET ?= $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
+fuzz: setup-rust
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	@for target in $(TARGET); do \
+	  echo "fuzz: $$target for $(MINUTES) minutes"; mkdir -p target/fuzz/corpus/$$target tests/fuzz/seeds/$$target; \
+	  RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/target/fuzz $(CARGO) fuzz run --fuzz-dir tests/fuzz \
+	    --sanitizer none -O -a $$target target/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- \
+	    -max_total_time=$$(( $(MINUTES) * 60 )) -max_len=4096 -timeout=20 || exit 1; \
 	done
 
 bench: setup setup-etcdctl setup-etcd

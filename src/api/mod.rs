@@ -11,6 +11,7 @@
 //! Source: reference section 1 (Patroni 4.1.5).
 
 pub mod auth;
+mod authority;
 pub mod changes;
 pub mod control;
 pub mod health;

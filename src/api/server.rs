@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::auth::PeerAddress;
+use super::authority::Authorities;
 
 /// Connections at a time. Load balancers and members need a few dozen.
 const CONNECTIONS: usize = 1024;
@@ -144,7 +145,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdow
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .max_concurrent_streams(STREAMS);
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(Authorities::new(stream)), service);
     tokio::pin!(serving);
     let result = tokio::select! {
         result = serving.as_mut() => result,

@@ -87,6 +87,16 @@ fn members_and_endpoints_in_other_forms() {
     let full = nodes.ctl(0, &["endpoint", "status", "--cluster", "-w", "table"]);
     assert!(full.contains("3.6.8") && full.contains("RAFT APPLIED INDEX"), "{full}");
     assert_eq!(nodes.ctl(0, &["alarm", "disarm"]), "");
+    // Endpoints as URLs, one and several.
+    let urls = (0..3).map(|node| format!("http://{}", nodes.etcd_port(node))).collect::<Vec<_>>().join(",");
+    for endpoints in [&urls, &format!("http://{}", nodes.main_port(0))] {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args([&format!("--endpoints={endpoints}"), "endpoint", "health"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
