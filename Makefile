@@ -18,7 +18,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-python setup-patroni demo test check fix soak fuzz bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni demo test check fix soak fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -64,9 +64,9 @@ setup-postgresql:
 	  echo "for example: dnf install postgresql-server, pacman -S postgresql, zypper install postgresql-server"; exit 1; \
 	fi
 
-# What the tests drive and compare with: etcd's command line, a real etcd, clients in Python, a real Patroni; and protoc,
-# with which the client in Rust is built.
-setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni
+# What the tests drive and compare with: etcd's command line, a real etcd, clients in Python, a real Patroni, a browser;
+# and protoc, with which the client in Rust is built.
+setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni setup-browser
 
 setup-etcdctl:
 	@if command -v etcdctl >/dev/null && command -v protoc >/dev/null; then exit 0; fi; \
@@ -82,6 +82,19 @@ setup-etcd:
 	apt-get download -q etcd-server 2>/dev/null || { \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get update -q; apt-get download -q etcd-server; }; \
 	dpkg -x etcd-server_*.deb .; rm etcd-server_*.deb
+
+# A browser for the dashboard, and what drives it.
+setup-browser:
+	@if command -v chromium >/dev/null; then exit 0; fi; \
+	if command -v apt-get >/dev/null; then $(call apt,chromium,a browser$(comma) for the tests); \
+	else echo "The tests need chromium: install it, or name one in CHROMIUM."; [ -n "$$CHROMIUM" ] || exit 1; fi
+	@if [ -d $(CLIENTS)/browser/node_modules/playwright-core ]; then exit 0; fi; \
+	if ! command -v npm >/dev/null; then \
+	  if command -v apt-get >/dev/null; then $(call apt,nodejs npm,node and npm$(comma) for the tests); \
+	  else echo "The tests need node and npm (macOS: brew install node)."; exit 1; fi; \
+	fi; \
+	set -e; echo "installing playwright-core into $(CLIENTS)/browser, for the tests"; \
+	mkdir -p $(CLIENTS)/browser; cd $(CLIENTS)/browser; npm install --silent --no-fund --no-audit playwright-core@1
 
 setup-pip:
 	@if python3 -m pip --version >/dev/null 2>&1; then exit 0; fi; \

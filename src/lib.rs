@@ -38,6 +38,7 @@
 //! | [`agent`] | the loop: where the core meets effects | HTTP handlers |
 //! | [`api`] | REST, answered from the published snapshot | PostgreSQL, Raft |
 //! | [`etcd`] | etcd's API, gRPC and JSON, for etcd's clients | decisions; users and roles |
+//! | [`dashboard`] | one page that follows the published snapshot | a build step, anything from elsewhere |
 //! | [`cli`], [`dev`] | the command line; a whole cluster on one machine | |
 //! | [`node`] | builds and wires all of it | |
 //!
@@ -49,6 +50,7 @@ pub mod api;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod dashboard;
 pub mod dev;
 pub mod etcd;
 pub mod guardian;

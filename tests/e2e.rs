@@ -9,6 +9,8 @@
 
 #[path = "e2e/cluster.rs"]
 mod cluster;
+#[path = "e2e/dashboard.rs"]
+mod dashboard;
 #[path = "e2e/ledger.rs"]
 mod ledger;
 #[path = "e2e/log_gate.rs"]

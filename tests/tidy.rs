@@ -27,7 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &["types", "telemetry", "config", "agent"]),
     ("etcd", &["types", "telemetry", "kv", "cluster", "config", "raft"]),
     ("router", &["types", "telemetry", "cluster", "config", "agent"]),
-    ("dashboard", &["telemetry"]),
+    ("dashboard", &["telemetry", "agent", "api"]),
     (
         "node",
         &[

@@ -74,7 +74,10 @@ pub async fn run(config: Config) -> Result<()> {
     let port_shutdown = CancellationToken::new();
     let etcd = parts::etcd(&config, &store, &space, &port_shutdown);
     let rest = parts::router(&config, snapshot.clone(), control).await;
-    let router = rest.merge(crate::raft::raft_routes(raft_server)).merge(etcd.main_port());
+    let router = rest
+        .merge(crate::raft::raft_routes(raft_server))
+        .merge(etcd.main_port())
+        .merge(crate::dashboard::routes(snapshot.clone(), port_shutdown.clone()));
     for listener in listeners {
         tokio::spawn(api::serve(listener, router.clone(), port_shutdown.clone()));
     }
