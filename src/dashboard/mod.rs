@@ -93,8 +93,6 @@ fn message(snapshot: &Snapshot) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_page_names_no_other_place_and_no_inline_code() {
         let page = include_str!("page.html");
