@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test fails loudly and may talk")]
 
+#[path = "patronictl/balancer.rs"]
+mod balancer;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "e2e/cluster.rs"]
 mod cluster;

@@ -50,6 +50,27 @@ impl Cluster {
         run(&mut command)
     }
 
+    /// Runs SQL on whoever answers at a port of this machine; the first column of each row.
+    pub fn sql_at(&self, port: u16, sql: &str) -> Result<Vec<String>, String> {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(port).user("postgres").password(self.passwords.superuser.expose());
+        config.dbname("postgres").connect_timeout(Duration::from_secs(3));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let work = async {
+            let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|e| format!("{e:?}"))?;
+            let driver = tokio::spawn(connection);
+            let rows = client.simple_query(sql).await.map_err(|e| format!("{e:?}"))?;
+            driver.abort();
+            let first = |message: &tokio_postgres::SimpleQueryMessage| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            };
+            Ok(rows.iter().filter_map(first).collect())
+        };
+        let limit = Duration::from_secs(5);
+        runtime.block_on(async { tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("late".to_owned())) })
+    }
+
     pub fn rest_of(&self, name: &str) -> SocketAddr {
         self.node(name).rest
     }
