@@ -18,7 +18,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni demo test check fix soak fuzz bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-haproxy setup-promtool demo test check fix soak fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -66,7 +66,7 @@ setup-postgresql:
 
 # What the tests drive and compare with: etcd's command line, a real etcd, clients in Python, a real Patroni, a browser;
 # and protoc, with which the client in Rust is built.
-setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni setup-browser
+setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni setup-haproxy setup-promtool setup-browser
 
 setup-etcdctl:
 	@if command -v etcdctl >/dev/null && command -v protoc >/dev/null; then exit 0; fi; \
@@ -124,6 +124,29 @@ setup-patroni: setup-pip
 	$$install --only-binary=:all: --python-version $$version patroni==4.1.0 dnspython click prettytable wcwidth psutil \
 	  python-dateutil six PyYAML urllib3 psycopg2-binary; \
 	touch $(PATRONI)/.complete
+
+# $(call unpack,directory,packages): Debian's packages without what they do when they are installed.
+define unpack
+{ rm -rf $(1); mkdir -p $(1); cd $(1); \
+  apt-get download -q $(2) 2>/dev/null || { \
+    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get update -q; apt-get download -q $(2); }; \
+  for package in *.deb; do dpkg -x $$package .; done; rm *.deb; touch .complete; }
+endef
+
+# The package would start HAProxy as a service. The two libraries are those that few machines have.
+setup-haproxy:
+	@if command -v haproxy >/dev/null || [ -e $(CLIENTS)/haproxy/.complete ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "The tests need HAProxy (macOS: brew install haproxy)."; exit 1; fi; \
+	set -e; echo "unpacking HAProxy into $(CLIENTS)/haproxy, for the tests"; \
+	libraries=$$(apt-cache depends --recurse -i haproxy | grep -oE '^lib(lua|opentracing)[^ ]*' | sort -u); \
+	$(call unpack,$(CLIENTS)/haproxy,haproxy $$libraries)
+
+# Only promtool out of it, which checks the text that Prometheus reads.
+setup-promtool:
+	@if command -v promtool >/dev/null || [ -e $(CLIENTS)/prometheus/.complete ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo "The tests need promtool (macOS: brew install prometheus)."; exit 1; fi; \
+	set -e; echo "unpacking promtool into $(CLIENTS)/prometheus, for the tests"; \
+	$(call unpack,$(CLIENTS)/prometheus,prometheus); rm usr/bin/prometheus
 
 demo: setup
 	$(CARGO) build --release --locked

@@ -4,7 +4,6 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use howdah::cli::{self, args::CommandLine};
 use howdah::config::Config;
 use howdah::telemetry::log::say;
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|verb| verb == "guardian") {
         return howdah::guardian::args::main(args);
     }
-    match cli::run(CommandLine::parse(), run_node) {
+    match cli::run(CommandLine::read(), run_node) {
         Ok(code) => code,
         Err(failure) => {
             say(&format!("howdah: {failure}"));

@@ -16,9 +16,11 @@ use crate::cluster::ClusterRecord;
 use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, StatusRecord};
 use crate::cluster::writes::Writes;
 use crate::config::ClusterSettings;
+use crate::config::cluster_settings::SharedPostgresql;
 use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{Escalate, StartMode, StartRequest};
-use crate::ha::view::{Attempts, DataDirView, Memory, ProcessView, TaskKind, TaskView};
+use crate::ha::step::BY_HAND;
+use crate::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, TaskKind, TaskView};
 use crate::ha::{ClusterView, PgStep, RecordStep, Step};
 use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
 use crate::postgres::{
@@ -112,6 +114,11 @@ pub struct Actor {
     pub promoted: bool,
     /// This process ran initdb last.
     pub created: bool,
+    /// The shared settings as last written to the server's files; none = not by this process, or the node's own file
+    /// has changed since.
+    pub configured: Option<SharedPostgresql>,
+    /// A person asked the server to read its files again.
+    pub reload_asked: bool,
 }
 
 impl Actor {
@@ -153,12 +160,19 @@ impl Actor {
     ) -> Result<(), Failure> {
         match step {
             PgStep::Initdb => self.begin(TaskKind::Initdb, None, view),
-            PgStep::BaseBackup { from } => self.begin(TaskKind::BaseBackup, Some(from), view),
+            PgStep::BaseBackup { from } => {
+                self.begin(TaskKind::BaseBackup, Some(from), view)?;
+                if let Some(ByHand::Reinitialize { moved, .. }) = &mut memory.by_hand {
+                    *moved = true;
+                }
+                Ok(())
+            }
             PgStep::Rewind { from } => self.begin(TaskKind::Rewind, Some(from), view),
             PgStep::CancelTask => self.cancel(),
             PgStep::Configure { follow } => self.configure(follow.as_ref(), view, settings).await,
             PgStep::StartStandby => {
                 self.instance.prepare_standby()?;
+                restarted(memory);
                 memory.standby_starts = memory.standby_starts.again(view.now);
                 memory.stopped_for_handover = None;
                 self.start(StartMode::Standby).await?;
@@ -166,6 +180,7 @@ impl Actor {
             }
             PgStep::StartPrimary { permit } => {
                 self.instance.prepare_primary()?;
+                restarted(memory);
                 memory.crash_restarts.push(view.now);
                 memory.starting_since = memory.starting_since.or(Some(view.now));
                 memory.stopped_for_handover = None;
@@ -175,11 +190,25 @@ impl Actor {
             PgStep::Promote { permit } => self.promote(permit).await,
             PgStep::Stop { mode } => {
                 self.guardian.stop(*mode, STOP, Escalate::Kill).await?;
-                memory.stopped_for_handover = Some(clock::now());
+                match &mut memory.by_hand {
+                    // No crash, and no hand-over: it starts again as what it was.
+                    Some(ByHand::Restart { stopped }) => {
+                        *stopped = true;
+                        memory.crash_restarts.clear();
+                        memory.standby_starts = Attempts::default();
+                    }
+                    Some(ByHand::Reinitialize { .. }) | None => memory.stopped_for_handover = Some(clock::now()),
+                }
                 Ok(())
             }
             PgStep::Fence => {
                 self.guardian.fence("no permit to write").await?;
+                Ok(())
+            }
+            PgStep::Checkpoint { request_revision: BY_HAND } => {
+                if let Err(error) = self.instance.checkpoint(Duration::from_secs(30)).await {
+                    info!(error = %chain(&error), "no checkpoint before the restart: the stop may take longer");
+                }
                 Ok(())
             }
             PgStep::Checkpoint { request_revision } => {
@@ -287,9 +316,12 @@ impl Actor {
             warn!(?refused, "a parameter is refused by PostgreSQL and left out");
         }
         let running = matches!(view.process, ProcessView::Running { .. });
-        if running && !outcome.changed.is_empty() && outcome.needs != Needs::Nothing {
+        let new = !outcome.changed.is_empty() && outcome.needs != Needs::Nothing;
+        if running && (new || self.reload_asked) {
             self.guardian.reload().await?;
         }
+        self.reload_asked = false;
+        self.configured = Some(settings.postgresql.clone());
         Ok(())
     }
 
@@ -467,6 +499,13 @@ impl Actor {
 
     fn lease(&self) -> Result<LeaseId, Failure> {
         self.lock.state().lease.ok_or_else(|| Failure::Missing("this node has no lease yet".to_owned()))
+    }
+}
+
+/// Whoever asked for a restart has it with this start, also if there was nothing to stop.
+fn restarted(memory: &mut Memory) {
+    if let Some(ByHand::Restart { stopped }) = &mut memory.by_hand {
+        *stopped = true;
     }
 }
 

@@ -8,9 +8,11 @@
 pub mod act;
 pub mod event;
 pub mod journal;
+pub mod local;
 pub mod lock;
 pub mod logins;
 pub mod observe;
+pub mod orders;
 pub mod peers;
 pub mod publish;
 pub mod snapshot;

@@ -236,8 +236,12 @@ fn member_status(name: &NodeName, record: &MemberRecord) -> MemberStatus {
         replay_lsn: record.replay_lsn,
         replication_state: record.replication_state.as_deref().and_then(word),
         tags: record.tags.clone(),
-        pending_restart: BTreeMap::new(),
-        scheduled_restart: None,
+        pending_restart: record
+            .pending_restart_reason
+            .iter()
+            .filter_map(|(name, change)| Some((name.clone(), serde_json::from_value(change.clone()).ok()?)))
+            .collect(),
+        scheduled_restart: record.scheduled_restart.clone(),
         version: Some(record.version.clone()),
     }
 }

@@ -10,11 +10,13 @@ use tracing::{debug, info, warn};
 use super::act::{Actor, Outcome};
 use super::event::Event;
 use super::journal::Journal;
+use super::local::Local;
 use super::lock::LockState;
 use super::observe::{Circumstances, Observer};
+use super::orders::{Orders, Working};
 use super::publish::{self, Published};
 use super::snapshot::Snapshot;
-use super::upkeep::Upkeep;
+use super::upkeep::{self, Upkeep};
 use crate::cluster::ClusterRecord;
 use crate::config::ClusterSettings;
 use crate::guardian::client::Guardian;
@@ -51,6 +53,12 @@ pub struct Agent {
     pub shutdown: CancellationToken,
     /// Settings until the record has some.
     pub initial_settings: ClusterSettings,
+    /// What the node's file says; it may be read again.
+    pub local: watch::Receiver<Arc<Local>>,
+    /// What people ask for.
+    pub orders: Arc<Orders>,
+    /// What of it is under way.
+    pub working: Working,
 }
 
 /// What the loop waits on.
@@ -109,9 +117,12 @@ impl Agent {
     /// One round. Returns what it was decided on, and what was decided.
     async fn tick(&mut self, memory: &mut Memory, settings: &mut ClusterSettings) -> (ClusterView, Decision) {
         self.follow_record(settings);
+        self.follow_file();
         let record = self.observer.record();
         self.observer.follows.clone_from(&self.actor.follows);
         self.observer.creating = self.actor.created;
+        let published = self.snapshot.borrow().clone();
+        self.working.take_up(&self.orders, &published, memory, clock::now(), clock::wall());
         let circumstances = Circumstances {
             settings: settings.clone(),
             memory: memory.clone(),
@@ -119,8 +130,10 @@ impl Agent {
             shutting_down: self.shutdown.is_cancelled(),
             request_due: publish::request_due(&record, clock::wall()),
         };
-        let view = self.observer.view(circumstances).await;
+        let mut view = self.observer.view(circumstances).await;
         *memory = view.memory.clone();
+        self.working.settle(&self.orders, &view, memory);
+        view.memory.by_hand = memory.by_hand;
         let decision = decide(&view);
         self.note(&view, &decision, memory);
         let at: WallTime = clock::wall();
@@ -141,8 +154,10 @@ impl Agent {
                 self.observer.data_dir = None;
             }
         } else {
+            self.reconfigure(&view, &decision, settings).await;
             let use_slots = settings.postgresql.use_slots;
-            self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, use_slots).await;
+            let scheduled = self.orders.scheduled().map(|restart| restart.json());
+            self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, use_slots, scheduled).await;
             self.publish(&view, settings);
         }
         (view, decision)
@@ -160,6 +175,39 @@ impl Agent {
             }
         }
         self.actor.lock.set_ttl(settings.ttl);
+    }
+
+    /// Takes over the node's file if it has been read again.
+    fn follow_file(&mut self) {
+        if !self.local.has_changed().unwrap_or(false) {
+            return;
+        }
+        let local = self.local.borrow_and_update().clone();
+        self.observer.nofailover = local.nofailover;
+        self.published.tags.clone_from(&local.tags);
+        self.upkeep.set_tags(local.tags.clone());
+        self.actor.instance.set_local(local.postgres.clone());
+        self.actor.configured = None;
+        self.actor.reload_asked = true;
+    }
+
+    /// A server that runs steadily gets what has changed in the shared settings or in the node's file.
+    async fn reconfigure(&mut self, view: &ClusterView, decision: &Decision, settings: &ClusterSettings) {
+        let steady =
+            matches!(decision.reason, Reason::LeaderHealthy { .. } | Reason::Following { .. } | Reason::Paused);
+        let Some(server) = view.server.fresh().filter(|_| steady) else { return };
+        if !matches!(view.process, ProcessView::Running { .. })
+            || self.actor.configured.as_ref() == Some(&settings.postgresql)
+        {
+            return;
+        }
+        let follow = self.actor.follows.clone().filter(|_| server.in_recovery);
+        // In a pause nobody may have said yet whom it follows: written now, it would follow nobody.
+        if server.in_recovery && follow.is_none() {
+            return;
+        }
+        let done = self.actor.configure(follow.as_ref(), view, settings).await;
+        upkeep::report(done, "bring the server's settings up to date");
     }
 
     /// Book-keeping that belongs to a decision and not to a step.
@@ -180,7 +228,11 @@ impl Agent {
     }
 
     fn publish(&mut self, view: &ClusterView, settings: &ClusterSettings) {
-        let snapshot = publish::snapshot(&self.published, view, &self.observer, &self.actor, &self.journal, settings);
+        let mut snapshot =
+            publish::snapshot(&self.published, view, &self.observer, &self.actor, &self.journal, settings);
+        if let Some(pg) = &mut snapshot.postgres {
+            pg.scheduled_restart = self.orders.scheduled().map(|restart| restart.json());
+        }
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
 use tracing::{debug, info, warn};
 
 use super::act::{Actor, Failure, chain};
@@ -13,8 +14,8 @@ use super::observe::Sighting;
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{HistoryLine, MemberRecord, StatusRecord};
 use crate::ha::ClusterView;
-use crate::ha::view::{DataDirView, ProcessView, ServerView, TaskKind};
-use crate::postgres::SqlRole;
+use crate::ha::view::{ByHand, DataDirView, ProcessView, ServerView, TaskKind};
+use crate::postgres::{PendingRestart, SqlRole};
 use crate::raft::RaftStatus;
 use crate::telemetry::clock;
 use crate::types::{Mono, NodeName, Term};
@@ -63,8 +64,20 @@ impl Upkeep {
         }
     }
 
+    /// The node's file has been read again.
+    pub fn set_tags(&mut self, tags: std::collections::BTreeMap<String, serde_json::Value>) {
+        self.identity.tags = tags;
+    }
+
     /// One round. `use_slots` as configured for the cluster.
-    pub async fn round(&mut self, actor: &mut Actor, view: &ClusterView, sighting: &Sighting, use_slots: bool) {
+    pub async fn round(
+        &mut self,
+        actor: &mut Actor,
+        view: &ClusterView,
+        sighting: &Sighting,
+        use_slots: bool,
+        scheduled_restart: Option<serde_json::Value>,
+    ) {
         let leading = view.permit_holds()
             && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
             && view.server.fresh().is_some_and(|server| !server.in_recovery);
@@ -80,7 +93,7 @@ impl Upkeep {
             self.status = None;
             self.slots_at = None;
         }
-        let member = self.member(actor, view, sighting);
+        let member = MemberRecord { scheduled_restart, ..self.member(actor, view, sighting) };
         report(self.publish(actor, view, member).await, "publish the member record");
     }
 
@@ -216,6 +229,11 @@ impl Upkeep {
             timeline: server.map(|server| server.timeline),
             checkpoint_after_promote: (writable && actor.promoted).then_some(false),
             pending_restart: sql.is_some_and(|sql| !sql.pending_restart.is_empty()),
+            pending_restart_reason: sql.map_or_else(Default::default, |sql| {
+                let change = |setting: &PendingRestart| json!({"old_value": setting.old, "new_value": setting.new});
+                sql.pending_restart.iter().map(|setting| (setting.name.clone(), change(setting))).collect()
+            }),
+            scheduled_restart: None,
             pause: view.settings.pause,
             tags: self.identity.tags.clone(),
         }
@@ -246,7 +264,8 @@ impl Upkeep {
     }
 }
 
-fn report(result: Result<(), Failure>, what: &str) {
+/// Logs what did not work; it is tried again.
+pub fn report(result: Result<(), Failure>, what: &str) {
     match result {
         Ok(()) => (),
         Err(Failure::Lost) => debug!(what, "not done: the record had changed meanwhile"),
@@ -263,6 +282,11 @@ pub fn state_words(view: &ClusterView) -> &'static str {
             TaskKind::BaseBackup | TaskKind::Rewind => "creating replica",
         };
     }
+    if let Some(ByHand::Restart { .. }) = view.memory.by_hand
+        && !(matches!(view.process, ProcessView::Running { .. }) && view.server.fresh().is_some())
+    {
+        return "restarting";
+    }
     match (&view.process, view.server.fresh()) {
         (ProcessView::Running { .. }, Some(_)) => "running",
         (ProcessView::Running { .. }, None) => "starting",
@@ -278,6 +302,10 @@ pub fn role_words(view: &ClusterView) -> &'static str {
     match (&view.data_dir, view.server.any()) {
         (_, Some(server)) if !server.in_recovery => "primary",
         (_, Some(_)) => "replica",
+        // Stopped only to be started again as what it was.
+        (_, None) if view.memory.by_hand.is_some() && view.record.any().is_some_and(|r| r.is_leader(&view.me)) => {
+            "primary"
+        }
         (DataDirView::Empty, None) => "uninitialized",
         (_, None) if matches!(view.process, ProcessView::Running { writable: true }) => "promoted",
         (_, None) => "replica",

@@ -3,6 +3,7 @@
 //! Source: reference section 1.6. Deliberately absent: client certificates.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
@@ -23,9 +24,14 @@ const LOOKUP: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);
 
-/// Who may change something.
-#[derive(Debug, Clone, Default)]
+/// Who may change something. Replaced when the node's file is read again.
+#[derive(Debug, Default)]
 pub struct Access {
+    rules: RwLock<Arc<Rules>>,
+}
+
+#[derive(Debug, Default)]
+struct Rules {
     credentials: Option<Credentials>,
     /// None = everybody.
     networks: Option<Vec<Network>>,
@@ -74,6 +80,32 @@ impl Access {
     /// From the configuration. Host names in the allow list are looked up here, once; a name that cannot be resolved
     /// is logged and lets nobody in.
     pub async fn resolve(config: &RestApiConfig) -> Self {
+        Self { rules: RwLock::new(Arc::new(Rules::resolve(config).await)) }
+    }
+
+    /// Takes over another configuration for all requests from now on.
+    pub async fn replace(&self, config: &RestApiConfig) {
+        let rules = Arc::new(Rules::resolve(config).await);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    /// Whether a request may change something.
+    ///
+    /// # Errors
+    /// The first check that it did not pass: the address, then the password.
+    pub async fn check(
+        &self,
+        peer: Option<PeerAddress>,
+        headers: &HeaderMap,
+        snapshot: &Snapshot,
+    ) -> Result<(), Denied> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner).clone();
+        rules.check(peer, headers, snapshot).await
+    }
+}
+
+impl Rules {
+    async fn resolve(config: &RestApiConfig) -> Self {
         let mut networks = Vec::new();
         for entry in &config.allowlist {
             match Network::parse(entry) {
@@ -98,16 +130,7 @@ impl Access {
         }
     }
 
-    /// Whether a request may change something.
-    ///
-    /// # Errors
-    /// The first check that it did not pass: the address, then the password.
-    pub async fn check(
-        &self,
-        peer: Option<PeerAddress>,
-        headers: &HeaderMap,
-        snapshot: &Snapshot,
-    ) -> Result<(), Denied> {
+    async fn check(&self, peer: Option<PeerAddress>, headers: &HeaderMap, snapshot: &Snapshot) -> Result<(), Denied> {
         if let Some(networks) = &self.networks {
             let peer = peer.ok_or(Denied::Address)?.0.ip().to_canonical();
             let listed = networks.iter().any(|network| network.contains(peer));

@@ -341,14 +341,21 @@ fn check_switchover(snapshot: &Snapshot, request: &SwitchoverRequest, kind: Kind
 fn restart_request(fields: &Map<String, Value>) -> Refusable<RestartRequest> {
     const KNOWN: [&str; 5] = ["schedule", "role", "postgres_version", "timeout", "restart_pending"];
     if let Some(unknown) = fields.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-        return Err(bad_request(format!("{unknown}: unknown filter; known are {}", KNOWN.join(", "))));
+        return Err(bad_request(format!(
+            "Unknown filter for the scheduled restart: {unknown}; known are {}",
+            KNOWN.join(", ")
+        )));
     }
     let role = match text_field(fields, "role")? {
         None => None,
         Some("primary" | "master") => Some(Role::Primary),
         Some("standby_leader" | "standby-leader") => Some(Role::StandbyLeader),
         Some("replica") => Some(Role::Replica),
-        Some(other) => return Err(bad_request(format!("role: {other:?} is none of primary, standby_leader, replica"))),
+        Some(other) => {
+            return Err(bad_request(format!(
+                "PostgreSQL role should be either primary, standby_leader, or replica, not {other:?}"
+            )));
+        }
     };
     let timeout = match fields.get("timeout") {
         None | Some(Value::Null) => None,
@@ -356,7 +363,7 @@ fn restart_request(fields: &Map<String, Value>) -> Refusable<RestartRequest> {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let span = parse_duration(&text).filter(|span| !span.is_zero());
             Some(span.ok_or_else(|| {
-                bad_request(format!("timeout: {value} is not a time span above zero, such as 60 or 1min"))
+                bad_request(format!("Timeout should be a positive number of seconds, such as 60 or 1min, not {value}"))
             })?)
         }
     };
@@ -389,13 +396,9 @@ fn check_restart(snapshot: &Snapshot, request: &RestartRequest) -> Refusable<()>
         return Err(ControlError::Failed(format!("{} already in progress", task.kind)));
     }
     if request.schedule.is_some() && snapshot.is_paused() {
-        return Err(ControlError::Failed(
-            "the cluster is paused, and nothing scheduled runs in a pause; resume it first".into(),
+        return Err(ControlError::Paused(
+            "Can't schedule restart in the paused state; resume the cluster first".into(),
         ));
-    }
-    let scheduled = snapshot.postgres.as_ref().is_some_and(|pg| pg.scheduled_restart.is_some());
-    if request.schedule.is_some() && scheduled {
-        return Err(ControlError::Conflict("another restart is scheduled already; cancel it first".into()));
     }
     Ok(())
 }
@@ -406,9 +409,9 @@ fn check_reinitialize(snapshot: &Snapshot, request: ReinitializeRequest) -> Refu
         return failed("this node is a witness and has no PostgreSQL to reinitialize".into());
     }
     match snapshot.cluster.as_ref().and_then(|cluster| cluster.leader.as_ref()) {
-        None => return failed("the cluster has no leader to copy from".into()),
+        None => return failed("Cluster has no leader, can not reinitialize".into()),
         Some(leader) if leader.name == snapshot.name => {
-            return failed("this node is the leader; switch over to another one first".into());
+            return failed("I am the leader, can not reinitialize".into());
         }
         Some(_) => {}
     }

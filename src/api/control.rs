@@ -137,6 +137,9 @@ pub enum ControlError {
     /// A time in the past or unreadable: 422.
     #[error("{0}")]
     Unprocessable(String),
+    /// Nothing is scheduled in a pause: 500, which is Patroni's answer for it.
+    #[error("{0}")]
+    Paused(String),
     /// Not offered: 501.
     #[error("{0}")]
     Unsupported(String),
@@ -160,6 +163,7 @@ impl ControlError {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Refused(_) => StatusCode::PRECONDITION_FAILED,
             Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Paused(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Missing(_) => StatusCode::BAD_GATEWAY,
             Self::NoQuorum(_) | Self::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -172,7 +176,7 @@ impl ControlError {
             Self::BadRequest(_) | Self::Unprocessable(_) => "bad_request",
             Self::NotFound(_) | Self::Missing(_) => "not_found",
             Self::Conflict(_) => "conflict",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Paused(_) => "refused",
             Self::Unsupported(_) => "unsupported",
             Self::NoQuorum(_) => "no_quorum",
             Self::Failed(_) => "failed",

@@ -2,6 +2,7 @@
 //!
 //! A new verb is a variant of [`Command`] here, and an arm in `cli::run`. Deliberately absent: what the verbs do.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -18,6 +19,32 @@ pub struct CommandLine {
     /// Where the cluster is.
     #[command(flatten)]
     pub target: Target,
+}
+
+impl CommandLine {
+    /// Reads the command line of this process. Behind `query`, `-c` is the SQL, as patronictl has it; elsewhere it is a
+    /// node's file.
+    pub fn read() -> Self {
+        Self::parse_from(sql_behind_query(std::env::args_os().collect()))
+    }
+}
+
+fn sql_behind_query(mut args: Vec<OsString>) -> Vec<OsString> {
+    // Options that stand before the verb and take a value.
+    let mut place = 1;
+    while let Some(arg) = args.get(place).and_then(|arg| arg.to_str()) {
+        match arg {
+            "-c" | "--config-file" | "--url" => place += 2,
+            _ if arg.starts_with('-') => place += 1,
+            _ => break,
+        }
+    }
+    if args.get(place).is_some_and(|verb| verb == "query") {
+        for arg in args.iter_mut().skip(place).filter(|arg| *arg == "-c") {
+            *arg = "--command".into();
+        }
+    }
+    args
 }
 
 /// Where the cluster is. Without any of these: a cluster that `howdah dev` started in this directory, else
@@ -68,6 +95,12 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Replaces a member's data directory by a new copy; the old one is moved aside.
     Reinit(ReinitArgs),
+    /// Drops what is scheduled: a restart or a switchover.
+    Flush(FlushArgs),
+    /// Shows how to connect to a member.
+    Dsn(DsnArgs),
+    /// Runs SQL on a member.
+    Query(QueryArgs),
     /// Reads and writes keys of the store, as etcdctl does.
     Kv(KvArgs),
     /// The members of the store.
@@ -78,8 +111,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// A whole cluster on this machine: three real nodes, one directory, and the faults to try it with.
     Dev(DevArgs),
-    /// Shows this program's version.
-    Version(FormatArgs),
+    /// Shows this program's version, and with a cluster's name those of its members.
+    Version(VersionArgs),
 }
 
 /// `howdah run`
@@ -213,6 +246,9 @@ pub struct ShowConfigArgs {
 pub struct EditConfigArgs {
     /// The cluster's name; if given, it must be this one.
     pub cluster: Option<String>,
+    /// Do not show what changes.
+    #[arg(short, long)]
+    pub quiet: bool,
     /// A setting, dots between the levels; `key=null` removes it.
     #[arg(short, long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -230,16 +266,41 @@ pub struct EditConfigArgs {
     pub force: bool,
 }
 
+/// Which members, by what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RoleFilter {
+    /// Who leads.
+    Leader,
+    /// Who accepts writes.
+    Primary,
+    /// The leader of a standby cluster.
+    StandbyLeader,
+    /// Who follows.
+    Replica,
+    /// The same.
+    Standby,
+    /// Everybody.
+    Any,
+}
+
 /// `howdah restart`
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The members; none = all, replicas first.
-    pub members: Vec<String>,
+    /// The cluster's name, or members, or both, the name first; without members all, the leader last.
+    #[arg(required = true, value_name = "CLUSTER|MEMBER")]
+    pub names: Vec<String>,
+    /// Only members in this role.
+    #[arg(short, long, value_enum)]
+    pub role: Option<RoleFilter>,
+    /// Only one of them, whichever it is.
+    #[arg(long)]
+    pub any: bool,
     /// Only those whose settings wait for a restart.
     #[arg(long)]
     pub pending: bool,
+    /// Only those with a PostgreSQL that is older, such as 16.4.
+    #[arg(long, value_name = "VERSION")]
+    pub pg_version: Option<String>,
     /// When: a time with its zone, or `now`.
     #[arg(long, default_value = "now")]
     pub scheduled: String,
@@ -254,10 +315,12 @@ pub struct RestartArgs {
 /// `howdah reload`
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The members; none = all.
-    pub members: Vec<String>,
+    /// The cluster's name, or members, or both, the name first; without members all.
+    #[arg(required = true, value_name = "CLUSTER|MEMBER")]
+    pub names: Vec<String>,
+    /// Only members in this role.
+    #[arg(short, long, value_enum)]
+    pub role: Option<RoleFilter>,
     /// Do not ask.
     #[arg(long)]
     pub force: bool,
@@ -266,17 +329,102 @@ pub struct ReloadArgs {
 /// `howdah reinit`
 #[derive(Debug, Args)]
 pub struct ReinitArgs {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The members.
-    #[arg(required = true)]
-    pub members: Vec<String>,
+    /// Members; the cluster's name may stand before them.
+    #[arg(required = true, value_name = "CLUSTER|MEMBER")]
+    pub names: Vec<String>,
     /// Copy from the leader, not from another replica.
     #[arg(long)]
     pub from_leader: bool,
+    /// Wait until the copies are there.
+    #[arg(long)]
+    pub wait: bool,
     /// Do not ask, and cancel a long task that runs there.
     #[arg(long)]
     pub force: bool,
+}
+
+/// `howdah flush`
+#[derive(Debug, Args)]
+pub struct FlushArgs {
+    /// The cluster's name and members, if wanted, and last what is dropped: `restart` or `switchover`.
+    #[arg(required = true, value_name = "CLUSTER|MEMBER|restart|switchover")]
+    pub names: Vec<String>,
+    /// Only members in this role.
+    #[arg(short, long, value_enum)]
+    pub role: Option<RoleFilter>,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// One member: by name, or by what it is. Neither means the leader.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OneMember {
+    /// Any member in this role.
+    #[arg(short, long, value_enum)]
+    pub role: Option<RoleFilter>,
+    /// This member.
+    #[arg(short, long, conflicts_with = "role")]
+    pub member: Option<String>,
+}
+
+/// `howdah dsn`
+#[derive(Debug, Args)]
+pub struct DsnArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// Which member.
+    #[command(flatten)]
+    pub one: OneMember,
+}
+
+/// `howdah query`
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// Which member.
+    #[command(flatten)]
+    pub one: OneMember,
+    /// The SQL; also `-c` behind the verb.
+    #[arg(long, value_name = "SQL", required_unless_present = "file")]
+    pub command: Option<String>,
+    /// A file with the SQL; `-` is standard input.
+    #[arg(short, long, conflicts_with = "command")]
+    pub file: Option<PathBuf>,
+    /// The database user. Default: the superuser of the file of -c, else PGUSER.
+    #[arg(short = 'U', long)]
+    pub username: Option<String>,
+    /// The database. Default: PGDATABASE, else postgres.
+    #[arg(short, long)]
+    pub dbname: Option<String>,
+    /// Ask for the password. Default: that of the file of -c, PGPASSWORD, or the password file.
+    #[arg(long)]
+    pub password: bool,
+    /// How to write it.
+    #[arg(long, value_enum, default_value = "tsv")]
+    pub format: Format,
+    /// Between the values of a line, for tsv.
+    #[arg(long, default_value = "\t")]
+    pub delimiter: String,
+    /// Repeat every so many seconds.
+    #[arg(short = 'w', long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub watch: Option<u32>,
+    /// Repeat every two seconds.
+    #[arg(short = 'W')]
+    pub watch_2s: bool,
+}
+
+/// `howdah version`
+#[derive(Debug, Args)]
+pub struct VersionArgs {
+    /// The cluster whose members' versions are shown as well.
+    pub cluster: Option<String>,
+    /// Of these members alone.
+    pub members: Vec<String>,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 /// `howdah member`
@@ -426,5 +574,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_c_behind_query_is_sql() {
+        let read = |line: &str| {
+            let args = line.split(' ').map(OsString::from).collect();
+            let line = CommandLine::try_parse_from(sql_behind_query(args)).expect("valid");
+            let sql = match line.command {
+                Command::Query(args) => args.command,
+                _ => None,
+            };
+            (line.target.config_file.map(|file| file.display().to_string()), sql)
+        };
+        assert_eq!(read("howdah -c n1.yml query main -c VACUUM"), (Some("n1.yml".into()), Some("VACUUM".into())));
+        assert_eq!(read("howdah query --command VACUUM"), (None, Some("VACUUM".into())));
+        assert_eq!(read("howdah list -c n1.yml"), (Some("n1.yml".into()), None));
     }
 }

@@ -20,6 +20,7 @@ use crate::agent::snapshot::Snapshot;
 use crate::api::CODE_HEADER;
 use crate::api::auth::basic_header;
 use crate::config::HostPort;
+use crate::config::node::RoleConfig;
 
 const CONNECT: Duration = Duration::from_secs(2);
 const READ: Duration = Duration::from_secs(5);
@@ -76,6 +77,11 @@ impl Client {
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
         Self { place, http: legacy::Client::builder(TokioExecutor::new()).build(connector), token: None }
+    }
+
+    /// The database's superuser, where a node's file says it.
+    pub(super) fn superuser(&self) -> Option<&RoleConfig> {
+        self.place.superuser.as_ref()
     }
 
     /// Speaks for a user of etcd's API from now on.

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 
 use super::args::Target;
 use super::{Failure, Outcome, exit};
-use crate::config::node::Credentials;
+use crate::config::node::{Credentials, RoleConfig};
 use crate::config::{self, HostPort};
 use crate::dev;
 use crate::dev::layout::Layout;
@@ -22,6 +22,8 @@ pub(super) struct Place {
     pub(super) addresses: Vec<HostPort>,
     /// What changes need.
     pub(super) credentials: Option<Credentials>,
+    /// The database's superuser, from a node's file.
+    pub(super) superuser: Option<RoleConfig>,
     /// Where the addresses come from, for messages.
     pub(super) source: String,
 }
@@ -42,7 +44,7 @@ pub(super) fn find(target: &Target) -> Outcome<Place> {
     let file = if urls.is_empty() { named.or_else(from_environment) } else { named };
     let mut place = match file {
         Some((file, source)) => from_file(&file, &source)?,
-        None => Place { addresses: Vec::new(), credentials: None, source: String::new() },
+        None => Place { addresses: Vec::new(), credentials: None, superuser: None, source: String::new() },
     };
     if !urls.is_empty() {
         place.addresses = urls.iter().map(|url| parse_url(url)).collect::<Outcome<Vec<HostPort>>>()?;
@@ -60,6 +62,7 @@ pub(super) fn find(target: &Target) -> Outcome<Place> {
         place = found.unwrap_or_else(|| Place {
             addresses: vec![HostPort { host: "127.0.0.1".to_owned(), port: 8008 }],
             credentials: None,
+            superuser: None,
             source: "the default; name a node by --url, or its file by -c".to_owned(),
         });
     }
@@ -73,7 +76,8 @@ fn from_file(file: &Path, source: &str) -> Outcome<Place> {
     let own = config.restapi.connect_address;
     let others = config.raft.members.into_values().filter(|address| *address != own);
     let addresses = std::iter::once(own.clone()).chain(others).collect();
-    Ok(Place { addresses, credentials: config.ctl, source: format!("raft.members of {}", file.display()) })
+    let superuser = config.postgresql.map(|pg| pg.superuser);
+    Ok(Place { addresses, credentials: config.ctl, superuser, source: format!("raft.members of {}", file.display()) })
 }
 
 /// The nodes of a cluster that `howdah dev` made in this directory.
@@ -86,7 +90,7 @@ fn from_dev_cluster(dir: &Path) -> Outcome<Option<Place>> {
         let text = format!("read {source}: it lists no nodes; remove it, or start `howdah dev` again");
         return Err(anyhow!(text).into());
     }
-    Ok(Some(Place { addresses, credentials: None, source }))
+    Ok(Some(Place { addresses, credentials: None, superuser: None, source }))
 }
 
 fn parse_url(url: &str) -> Outcome<HostPort> {

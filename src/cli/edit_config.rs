@@ -57,11 +57,10 @@ pub(super) async fn edit(client: &Client, args: &EditConfigArgs) -> Outcome {
         Ok((_, warnings)) => warnings.iter().for_each(|warning| note(&format!("warning: {warning}"))),
         Err(invalid) => return Err(Failure::new(exit::REFUSED, format!("the settings would not be valid: {invalid}"))),
     }
-    let plan = format!(
-        "{}\nChanges the settings of cluster {}.",
-        changed_lines(&yaml(&before), &yaml(&after)),
-        status.snapshot.scope
-    );
+    if !args.quiet {
+        note(&changed_lines(&yaml(&before), &yaml(&after)));
+    }
+    let plan = format!("Changes the settings of cluster {}.", status.snapshot.scope);
     confirm(&plan, args.force)?;
     let change = match patch {
         Some(patch) => Change { method: Method::PATCH, path: "/config".into(), body: Some(patch) },

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::json;
 
-use super::args::{Format, FormatArgs, RunArgs};
+use super::args::{Format, RunArgs};
 use super::output::{note, print};
 use super::{Failure, Outcome, exit};
 use crate::api::wire::PATRONI_VERSION;
@@ -58,10 +58,10 @@ pub(super) fn example(minimal: bool) -> Outcome {
 }
 
 /// `howdah version`
-pub(super) fn version(args: &FormatArgs) -> Outcome {
+pub(super) fn version(format: Format) -> Outcome {
     let own = env!("CARGO_PKG_VERSION");
     let record = json!({"howdah": own, "patroni_interface": PATRONI_VERSION});
-    print(&match args.format {
+    print(&match format {
         Format::Pretty => format!("howdah {own} (REST interface of Patroni {PATRONI_VERSION})"),
         Format::Json => record.to_string(),
         Format::Yaml => format!("howdah: {own}\npatroni_interface: {PATRONI_VERSION}"),

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::Outcome;
-use super::args::{Format, FormatArgs, ListArgs, WatchArgs};
+use super::args::{Format, FormatArgs, ListArgs, VersionArgs, WatchArgs};
+use super::change::api_address;
 use super::client::Client;
 use super::output::print;
 use super::render::{Cell, Column, Table};
@@ -67,6 +68,30 @@ pub(super) async fn history(client: &Client, args: &FormatArgs) -> Outcome {
     print(&table.render(args.format))
 }
 
+/// `howdah version CLUSTER`
+pub(super) async fn versions(client: &Client, args: &VersionArgs) -> Outcome {
+    super::file::version(args.format)?;
+    let status = client.status(args.cluster.as_deref()).await?;
+    let members = status.snapshot.cluster.iter().flat_map(|cluster| &cluster.members);
+    let mut rows = Vec::new();
+    for member in members.filter(|m| args.members.is_empty() || args.members.iter().any(|n| n == m.name.as_str())) {
+        let answer = match api_address(&member.api_url) {
+            Some(address) => client.get(&address, "/patroni").await,
+            None => None,
+        };
+        let version = |pointer: &str| answer.as_ref().and_then(|body| body.pointer(pointer)).cloned();
+        let postgres = version("/server_version").and_then(|version| version.as_u64());
+        rows.push(vec![
+            json!(member.name),
+            version("/howdah/version").unwrap_or_else(|| json!("does not answer")),
+            version("/patroni/version").unwrap_or_default(),
+            json!(postgres.map(|number| format!("{}.{}", number / 10_000, number % 10_000))),
+        ]);
+    }
+    let columns = ["Member", "howdah", "Patroni", "PostgreSQL"].map(Column::left).to_vec();
+    print(&Table { columns, rows, ..Table::default() }.render(args.format))
+}
+
 fn interval(args: &WatchArgs) -> Option<Duration> {
     let seconds = args.watch.or(args.watch_2s.then_some(2))?;
     Some(Duration::from_secs(seconds.into()))
@@ -97,7 +122,7 @@ fn members_table(
     cluster: &ClusterStatus,
     members: &[(usize, &MemberStatus)],
     extended: bool,
-) -> Table {
+) -> Table<'static> {
     let mut columns = vec![
         Column::left("Cluster"),
         Column::left("Member"),

@@ -16,6 +16,7 @@ mod kv;
 mod kv_txn;
 mod list;
 mod output;
+mod query;
 mod render;
 mod store_members;
 mod upkeep;
@@ -84,7 +85,7 @@ pub fn run(line: CommandLine, run_node: impl FnOnce(Config) -> anyhow::Result<()
         Command::Run(args) => file::run(&args, run_node),
         Command::Config(ConfigCommand::Check { file }) => file::check(&file),
         Command::Config(ConfigCommand::Example { minimal }) => file::example(minimal),
-        Command::Version(args) => file::version(&args),
+        Command::Version(args) if args.cluster.is_none() => file::version(args.format),
         command => {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
@@ -110,8 +111,12 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::Restart(args) => upkeep::restart(&client, &args).await,
         Command::Reload(args) => upkeep::reload(&client, &args).await,
         Command::Reinit(args) => upkeep::reinit(&client, &args).await,
+        Command::Flush(args) => upkeep::flush(&client, &args).await,
+        Command::Dsn(args) => query::dsn(&client, &args).await,
+        Command::Query(args) => query::query(&client, &args).await,
+        Command::Version(args) => list::versions(&client, &args).await,
         Command::Kv(args) => kv::run(&mut client, args).await,
         Command::Member(command) => store_members::run(&client, command).await,
-        Command::Run(_) | Command::Config(_) | Command::Version(_) | Command::Dev(_) => Ok(()),
+        Command::Run(_) | Command::Config(_) | Command::Dev(_) => Ok(()),
     }
 }

@@ -9,23 +9,23 @@ use super::args::Format;
 
 /// One column.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Column {
+pub(super) struct Column<'a> {
     /// Its heading in a pretty table.
-    pub(super) title: &'static str,
+    pub(super) title: &'a str,
     /// Its name in the other formats.
-    pub(super) key: &'static str,
+    pub(super) key: &'a str,
     /// Whether numbers stand at its right edge.
     pub(super) right: bool,
 }
 
-impl Column {
+impl<'a> Column<'a> {
     /// A column of text.
-    pub(super) const fn left(title: &'static str) -> Self {
+    pub(super) const fn left(title: &'a str) -> Self {
         Self { title, key: title, right: false }
     }
 
     /// A column of numbers.
-    pub(super) const fn right(title: &'static str) -> Self {
+    pub(super) const fn right(title: &'a str) -> Self {
         Self { title, key: title, right: true }
     }
 }
@@ -35,25 +35,25 @@ pub(super) type Cell = Value;
 
 /// A table.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct Table<'a> {
     /// Stands in the upper edge; empty = none.
     pub(super) title: String,
     /// The columns.
-    pub(super) columns: Vec<Column>,
+    pub(super) columns: Vec<Column<'a>>,
     /// As many cells as columns each.
     pub(super) rows: Vec<Vec<Cell>>,
     /// This many first columns stand in the title of a pretty table, and are left out of it.
     pub(super) in_title: usize,
 }
 
-impl Table {
+impl Table<'_> {
     /// The table as text, without a line end at its end.
     pub(super) fn render(&self, format: Format) -> String {
         match format {
             Format::Pretty => self.pretty(),
             Format::Json => serde_json::to_string(&self.records()).unwrap_or_default(),
             Format::Yaml => serde_yaml_ng::to_string(&self.records()).unwrap_or_default(),
-            Format::Tsv => self.tsv(),
+            Format::Tsv => self.delimited("\t"),
         }
     }
 
@@ -61,12 +61,14 @@ impl Table {
         self.rows.iter().map(|row| Record { columns: &self.columns, row }).collect()
     }
 
-    fn tsv(&self) -> String {
+    /// Lines with `delimiter` between the values, in which it does not occur.
+    pub(super) fn delimited(&self, delimiter: &str) -> String {
         let heading: Vec<&str> = self.columns.iter().map(|column| column.key).collect();
-        let mut lines = vec![heading.join("\t")];
+        let mut lines = vec![heading.join(delimiter)];
         for row in &self.rows {
-            let cells: Vec<String> = row.iter().map(|cell| flow(cell).replace(['\t', '\n'], " ")).collect();
-            lines.push(cells.join("\t"));
+            let cells: Vec<String> =
+                row.iter().map(|cell| flow(cell).replace('\n', " ").replace(delimiter, " ")).collect();
+            lines.push(cells.join(delimiter));
         }
         lines.join("\n")
     }
@@ -147,7 +149,7 @@ fn flow(cell: &Cell) -> String {
 
 /// A row as a map in the order of the columns, empty cells left out.
 struct Record<'a> {
-    columns: &'a [Column],
+    columns: &'a [Column<'a>],
     row: &'a [Cell],
 }
 

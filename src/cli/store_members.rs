@@ -73,7 +73,7 @@ async fn send(client: &Client, snapshot: &Snapshot, change: Change) -> Outcome {
     }
 }
 
-fn table(members: &[RaftMember], leader: Option<&str>) -> Table {
+fn table(members: &[RaftMember], leader: Option<&str>) -> Table<'static> {
     let rows = members.iter().map(|member| {
         vec![
             json!(member.name),

@@ -1,58 +1,152 @@
-//! `restart`, `reload` and `reinit`: one request to each member, by its own address.
+//! `restart`, `reload`, `reinit` and `flush`: one request to each member, by its own address.
+
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Map, Value, json};
+use tokio::time::sleep;
 
-use super::args::{ReinitArgs, ReloadArgs, RestartArgs};
-use super::change::api_address;
+use super::args::{FlushArgs, ReinitArgs, ReloadArgs, RestartArgs, RoleFilter};
+use super::change::{api_address, leader_first};
 use super::client::{Change, Client};
 use super::output::{confirm, note, print};
 use super::{Failure, Outcome, exit};
-use crate::agent::snapshot::Snapshot;
+use crate::agent::snapshot::{ClusterStatus, MemberRole, MemberStatus, Snapshot};
 use crate::config::HostPort;
+use crate::telemetry::clock;
+
+/// How long `reinit --wait` waits.
+const COPY: Duration = Duration::from_secs(6 * 3600);
+
+/// A member's name and main port.
+type Addressed = (String, HostPort);
 
 /// `howdah restart`
 pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
-    let status = client.status(Some(&args.cluster)).await?;
-    let members = chosen(&status.snapshot, &args.members, |name| {
-        let waits = |snapshot: &Snapshot| Some(!snapshot.cluster.as_ref()?.member(name)?.pending_restart.is_empty());
-        !args.pending || waits(&status.snapshot).unwrap_or(false)
+    let (snapshot, names) = cluster_and_members(client, &args.names).await?;
+    let scheduled = (args.scheduled != "now").then_some(&args.scheduled);
+    // Who will need a restart later is not known now.
+    let only_pending = args.pending && scheduled.is_none();
+    let mut members = chosen(&snapshot, &names, |cluster, member| {
+        (!only_pending || !member.pending_restart.is_empty()) && in_role(cluster, member, args.role)
     })?;
-    let when = if args.scheduled == "now" { String::new() } else { format!(" at {}", args.scheduled) };
-    confirm(&format!("Restarts PostgreSQL on {}{when}.", names(&members)), args.force)?;
+    if args.any {
+        members.truncate(1);
+    }
+    let when = scheduled.map_or(String::new(), |at| format!(" at {at}"));
+    confirm(&format!("Restarts PostgreSQL on {}{when}.", list_of(&members)), args.force)?;
     let mut body = Map::new();
-    if args.scheduled != "now" {
-        body.insert("schedule".into(), json!(args.scheduled));
+    let texts =
+        [("schedule", scheduled), ("timeout", args.timeout.as_ref()), ("postgres_version", args.pg_version.as_ref())];
+    for (key, text) in texts {
+        body.extend(text.map(|text| (key.to_owned(), json!(text))));
     }
     if args.pending {
         body.insert("restart_pending".into(), json!(true));
     }
-    if let Some(timeout) = &args.timeout {
-        body.insert("timeout".into(), json!(timeout));
-    }
-    send(client, &members, "/restart", Some(Value::Object(body))).await
+    send(client, &members, Method::POST, "/restart", Some(Value::Object(body))).await
 }
 
 /// `howdah reload`
 pub(super) async fn reload(client: &Client, args: &ReloadArgs) -> Outcome {
-    let status = client.status(Some(&args.cluster)).await?;
-    let members = chosen(&status.snapshot, &args.members, |_| true)?;
-    confirm(&format!("Reloads the configuration of {}.", names(&members)), args.force)?;
-    send(client, &members, "/reload", None).await
+    let (snapshot, names) = cluster_and_members(client, &args.names).await?;
+    let members = chosen(&snapshot, &names, |cluster, member| in_role(cluster, member, args.role))?;
+    confirm(&format!("Reloads the configuration of {}.", list_of(&members)), args.force)?;
+    send(client, &members, Method::POST, "/reload", None).await
 }
 
 /// `howdah reinit`
 pub(super) async fn reinit(client: &Client, args: &ReinitArgs) -> Outcome {
-    let status = client.status(Some(&args.cluster)).await?;
-    let members = chosen(&status.snapshot, &args.members, |_| true)?;
-    let plan = format!("Replaces the data directories of {}; the old ones are moved aside.", names(&members));
+    let (snapshot, names) = cluster_and_members(client, &args.names).await?;
+    if names.is_empty() {
+        return Err(Failure::new(exit::USAGE, "name the members that get a new copy; not all at once"));
+    }
+    let members = chosen(&snapshot, &names, |_, _| true)?;
+    let plan = format!("Replaces the data directories of {}; the old ones are moved aside.", list_of(&members));
     confirm(&plan, args.force)?;
     let body = json!({"force": args.force, "from_leader": args.from_leader});
-    send(client, &members, "/reinitialize", Some(body)).await
+    send(client, &members, Method::POST, "/reinitialize", Some(body)).await?;
+    if args.wait { wait_for_copies(client, members).await } else { Ok(()) }
+}
+
+async fn wait_for_copies(client: &Client, mut waiting: Vec<Addressed>) -> Outcome {
+    let deadline = clock::now() + COPY;
+    let mut said = 0;
+    while !waiting.is_empty() {
+        if said != waiting.len() {
+            note(&format!("Waiting for reinitialize to complete on: {}", list_of(&waiting)));
+            said = waiting.len();
+        }
+        if deadline <= clock::now() {
+            return Err(Failure::new(exit::FAILED, format!("no end after 6 hours on {}", list_of(&waiting))));
+        }
+        sleep(Duration::from_millis(500)).await;
+        let mut still = Vec::new();
+        for (name, address) in waiting {
+            let state = client.get(&address, "/patroni").await.and_then(|body| body.get("state").cloned());
+            if state == Some(json!("running")) {
+                print(&format!("Reinitialize is completed on: {name}"))?;
+            } else {
+                still.push((name, address));
+            }
+        }
+        waiting = still;
+    }
+    Ok(())
+}
+
+/// `howdah flush`
+pub(super) async fn flush(client: &Client, args: &FlushArgs) -> Outcome {
+    let Some((target, names)) = args.names.split_last() else {
+        return Err(Failure::new(exit::USAGE, "say what to drop: restart or switchover"));
+    };
+    let (snapshot, names) = cluster_and_members(client, names).await?;
+    match target.as_str() {
+        "restart" => {
+            let members = chosen(&snapshot, &names, |cluster, member| {
+                member.scheduled_restart.is_some() && in_role(cluster, member, args.role)
+            })?;
+            confirm(&format!("Drops the scheduled restart of {}.", list_of(&members)), args.force)?;
+            send(client, &members, Method::DELETE, "/restart", None).await
+        }
+        "switchover" => {
+            confirm(&format!("Drops the scheduled switchover of cluster {}.", snapshot.scope), args.force)?;
+            let change = Change { method: Method::DELETE, path: "/switchover".into(), body: None };
+            print(&client.change(&leader_first(&snapshot), &change).await?)
+        }
+        other => Err(Failure::new(exit::USAGE, format!("{other}: what can be dropped is a restart or a switchover"))),
+    }
+}
+
+/// The cluster, and the names that are members: the first may be the cluster's own.
+async fn cluster_and_members(client: &Client, names: &[String]) -> Outcome<(Snapshot, Vec<String>)> {
+    let snapshot = client.status(None).await?.snapshot;
+    let rest = match names.split_first() {
+        Some((first, rest)) if first == snapshot.scope.as_str() => rest,
+        _ => names,
+    };
+    Ok((snapshot, rest.to_vec()))
+}
+
+/// Whether `member` is what was asked for.
+pub(super) fn in_role(cluster: &ClusterStatus, member: &MemberStatus, wanted: Option<RoleFilter>) -> bool {
+    let role = cluster.role_of(member.name.as_str());
+    let leads = matches!(role, MemberRole::Leader | MemberRole::StandbyLeader);
+    match wanted {
+        None | Some(RoleFilter::Any) => true,
+        Some(RoleFilter::Leader) => leads,
+        Some(RoleFilter::Primary) => role == MemberRole::Leader,
+        Some(RoleFilter::StandbyLeader) => role == MemberRole::StandbyLeader,
+        Some(RoleFilter::Replica | RoleFilter::Standby) => !leads,
+    }
 }
 
 /// The named members, or all; the leader last, so that a restart of all disturbs it once the others are back.
-fn chosen(snapshot: &Snapshot, wanted: &[String], filter: impl Fn(&str) -> bool) -> Outcome<Vec<(String, HostPort)>> {
+fn chosen(
+    snapshot: &Snapshot,
+    wanted: &[String],
+    filter: impl Fn(&ClusterStatus, &MemberStatus) -> bool,
+) -> Outcome<Vec<Addressed>> {
     let Some(cluster) = &snapshot.cluster else {
         let text =
             format!("{} has not read the cluster's state yet; try again, or name another node by --url", snapshot.name);
@@ -62,11 +156,11 @@ fn chosen(snapshot: &Snapshot, wanted: &[String], filter: impl Fn(&str) -> bool)
         let text = format!("{unknown} is no member of cluster {}; see `howdah list`", snapshot.scope);
         return Err(Failure::new(exit::USAGE, text));
     }
-    let mut members: Vec<(String, HostPort)> = cluster
+    let mut members: Vec<Addressed> = cluster
         .members
         .iter()
         .filter(|member| wanted.is_empty() || wanted.iter().any(|name| name == member.name.as_str()))
-        .filter(|member| filter(member.name.as_str()))
+        .filter(|member| filter(cluster, member))
         .filter_map(|member| Some((member.name.to_string(), api_address(&member.api_url)?)))
         .collect();
     members.sort_by_key(|(name, _)| (cluster.is_leader(name), name.clone()));
@@ -76,14 +170,14 @@ fn chosen(snapshot: &Snapshot, wanted: &[String], filter: impl Fn(&str) -> bool)
     Ok(members)
 }
 
-fn names(members: &[(String, HostPort)]) -> String {
+fn list_of(members: &[Addressed]) -> String {
     members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-async fn send(client: &Client, members: &[(String, HostPort)], path: &str, body: Option<Value>) -> Outcome {
+async fn send(client: &Client, members: &[Addressed], method: Method, path: &str, body: Option<Value>) -> Outcome {
     let mut worst: Option<Failure> = None;
     for (name, address) in members {
-        let change = Change { method: Method::POST, path: path.to_owned(), body: body.clone() };
+        let change = Change { method: method.clone(), path: path.to_owned(), body: body.clone() };
         match client.change_only_at(address, &change).await {
             Ok(text) => print(&format!("{name}: {text}"))?,
             Err(failure) => {

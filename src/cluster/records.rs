@@ -47,6 +47,12 @@ pub struct MemberRecord {
     /// A parameter waits for a restart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending_restart: bool,
+    /// Which parameters, each with `old_value` and `new_value`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending_restart_reason: BTreeMap<String, Value>,
+    /// A restart at a later time: `schedule` and its conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_restart: Option<Value>,
     /// The node leaves PostgreSQL alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod node;
 pub mod raw;
 pub mod reader;
+pub mod reload;
 
 pub use address::{HostPort, ListenAddresses};
 pub use check::{ConfigError, load};

@@ -48,7 +48,7 @@ pub struct Config {
 }
 
 /// The store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RaftConfig {
     /// Where its log is.
     pub data_dir: PathBuf,
@@ -71,7 +71,7 @@ pub struct RaftConfig {
 }
 
 /// The main port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RestApiConfig {
     /// Where it listens.
     pub listen: ListenAddresses,
@@ -104,7 +104,7 @@ pub struct RoleConfig {
 }
 
 /// The local PostgreSQL.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PostgresqlConfig {
     /// Where it listens.
     pub listen: ListenAddresses,
@@ -137,7 +137,7 @@ pub struct PostgresqlConfig {
 }
 
 /// How a new cluster begins.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BootstrapConfig {
     /// The first shared settings as written, to be stored; `{}` when the file gives none.
     pub dcs: Value,

@@ -44,6 +44,7 @@ pub enum Action {
         leader: Option<NodeName>,
     },
     StopStandby,
+    StopToRestart,
     Demote,
     ReleaseLeader {
         term: Term,
@@ -95,11 +96,12 @@ pub struct Decision {
 
 /// Decides. Total: every view gets a decision, and an unknown fact never leads to a promotion.
 pub fn decide(view: &ClusterView) -> Decision {
-    let rules: [fn(&ClusterView) -> Option<Decision>; 11] = [
+    let rules: [fn(&ClusterView) -> Option<Decision>; 12] = [
         rules::safety::writable_without_permit,
         rules::safety::process_in_transition,
         rules::task::running,
         rules::shutdown::stopping,
+        rules::by_hand::asked,
         rules::safety::paused,
         rules::safety::record_unusable,
         rules::safety::data_unusable,

@@ -2,7 +2,7 @@
 //! made from what is then there, goes on.
 
 use super::decide::Action;
-use super::step::{PgStep, RecordStep, Step};
+use super::step::{BY_HAND, PgStep, RecordStep, Step};
 use super::view::ClusterView;
 use crate::types::StopMode;
 
@@ -41,6 +41,10 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
         Action::Promote => permit.map(|permit| Step::Pg(PgStep::Promote { permit })).into_iter().collect(),
         Action::Follow { leader } => vec![Step::Pg(PgStep::Configure { follow: leader.clone() })],
         Action::StopStandby => vec![Step::Pg(PgStep::Stop { mode: StopMode::Fast })],
+        Action::StopToRestart => vec![
+            Step::Pg(PgStep::Checkpoint { request_revision: BY_HAND }),
+            Step::Pg(PgStep::Stop { mode: StopMode::Fast }),
+        ],
         Action::Demote => vec![Step::Pg(PgStep::Fence)],
         Action::ReleaseLeader { term } => vec![Step::Record(RecordStep::ReleaseLeader { term: *term })],
         Action::Checkpoint { request_revision } => {

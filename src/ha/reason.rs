@@ -81,6 +81,10 @@ pub enum Reason {
     LeaderIsOther { leader: NodeName },
     LeaderKeyGone,
     ReleaseAgain,
+    // by hand
+    RestartByHand,
+    StartByHand,
+    ReinitializeByHand { leader: NodeName },
     // switchover and shutdown
     SwitchoverCheckpoint { to: NodeName },
     SwitchoverWaitsForCandidate { to: NodeName, behind: WalBytes },
@@ -176,6 +180,9 @@ codes! {
     LeaderIsOther => "leader_is_other",
     LeaderKeyGone => "leader_key_gone",
     ReleaseAgain => "release_again",
+    RestartByHand => "restart_by_hand",
+    StartByHand => "start_by_hand",
+    ReinitializeByHand => "reinitialize_by_hand",
     SwitchoverCheckpoint => "switchover_checkpoint",
     SwitchoverWaitsForCandidate => "switchover_waits_for_candidate",
     SwitchoverStop => "switchover_stop",
@@ -330,6 +337,11 @@ impl fmt::Display for Reason {
             Self::LeaderKeyGone => write!(f, "this node's leadership has ended"),
             Self::ReleaseAgain => {
                 write!(f, "this node has asked to end its leadership, and the record still shows it: asking again")
+            }
+            Self::RestartByHand => write!(f, "a restart was asked for: stopping PostgreSQL"),
+            Self::StartByHand => write!(f, "a restart was asked for: starting PostgreSQL again"),
+            Self::ReinitializeByHand { leader } => {
+                write!(f, "a new copy was asked for: replacing the data here by {leader}'s")
             }
             Self::SwitchoverCheckpoint { to } => write!(f, "switchover to {to}: writing a checkpoint first"),
             Self::SwitchoverWaitsForCandidate { to, behind } => {

@@ -19,6 +19,9 @@ pub enum Step {
     Exit,
 }
 
+/// In the place of a request's `mod_revision`: a person asked this node alone, and the record has no request.
+pub const BY_HAND: i64 = 0;
+
 /// An effect on the local PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,7 +54,7 @@ pub enum PgStep {
     Fence,
     /// Write a checkpoint, so that the stop that follows is short.
     Checkpoint {
-        /// The request that it serves.
+        /// The request that it serves; [`BY_HAND`] for a restart, which goes on without it.
         request_revision: i64,
     },
     /// Copy the database from `from` beside the old directory, then put it in place (long).

@@ -231,6 +231,27 @@ pub struct Memory {
     pub standby_starts: Attempts,
     /// Long tasks that have failed since one succeeded.
     pub failed_tasks: Attempts,
+    /// What a person asked for, until it is done.
+    pub by_hand: Option<ByHand>,
+}
+
+/// What a person asked a node to do with its PostgreSQL. Also in a paused cluster: pause keeps howdah's hands off,
+/// not people's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByHand {
+    /// Stop it and start it as what it was.
+    Restart {
+        /// It has been stopped for this.
+        stopped: bool,
+    },
+    /// Replace the data directory by a new copy of the leader's; the old one is moved aside.
+    Reinitialize {
+        /// A long task that runs is ended for it.
+        force: bool,
+        /// The old directory has been moved aside, and the copy has begun.
+        moved: bool,
+    },
 }
 
 /// Attempts in a row that have come to nothing.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify, watch};
 
+use crate::agent::orders::{Orders, RestartFilter, ScheduledRestart};
 use crate::agent::peers::Position;
 use crate::agent::publish;
 use crate::agent::snapshot::{RaftMember, Snapshot};
@@ -23,7 +24,9 @@ use crate::config::cluster_settings::merge_patch;
 use crate::kv::command::{Command, Response, TxnRequest};
 use crate::postgres::{Instance, SqlRole};
 use crate::raft::{Store, StoreError};
-use crate::types::NodeName;
+use crate::types::{NodeName, PgVersion};
+
+use super::reload::Reloader;
 
 /// A write must be answered within.
 const WRITE: Duration = Duration::from_secs(3);
@@ -33,6 +36,9 @@ const ROLE_CHANGE: Duration = Duration::from_secs(30);
 
 /// A membership change copies the whole store to the new member.
 const MEMBERSHIP: Duration = Duration::from_secs(30);
+
+/// A copy begins within, usually: the old server has to stop first.
+const BEGIN: Duration = Duration::from_secs(20);
 
 /// The node, as the REST endpoints see it.
 pub(super) struct NodeControl {
@@ -44,6 +50,9 @@ pub(super) struct NodeControl {
     pub(super) instance: Option<Arc<Instance>>,
     /// One question to PostgreSQL at a time, however many members ask.
     pub(super) asking: Mutex<()>,
+    /// What is asked of the local PostgreSQL.
+    pub(super) orders: Arc<Orders>,
+    pub(super) reloader: Arc<Reloader>,
 }
 
 impl NodeControl {
@@ -148,6 +157,8 @@ impl NodeControl {
         if let Some((key, why)) = settings.unkept_promises().first() {
             return Err(ControlError::BadRequest(format!("{key}: {why}")));
         }
+        let (before, _) = ClusterSettings::parse(&old).unwrap_or_default();
+        self.refuse_parameters(&before, &settings).await?;
         if old != value && !self.write(self.writes.config(&value, revision)).await? {
             return Err(ControlError::Conflict(
                 "the settings were changed by somebody else at the same moment; look at them and try again".to_owned(),
@@ -157,9 +168,59 @@ impl NodeControl {
         Ok(value)
     }
 
+    async fn restart_postgres(&self, request: RestartRequest) -> Result<ControlOutcome, ControlError> {
+        let filter = RestartFilter {
+            role: request.role,
+            older_than: request.older_than.map(PgVersion),
+            restart_pending: request.restart_pending,
+        };
+        let pg = self.snapshot.borrow().postgres.clone();
+        let Some(pg) = pg else {
+            return Err(ControlError::Failed("this node is a witness and has no PostgreSQL to restart".to_owned()));
+        };
+        if let Some(at) = request.schedule {
+            let postmaster_start_time = pg.postmaster_start_time;
+            let restart = ScheduledRestart { at, filter, timeout: request.timeout, postmaster_start_time };
+            if !self.orders.schedule(restart) {
+                return Err(ControlError::Conflict("Another restart is already scheduled".to_owned()));
+            }
+            self.asked.notify_one();
+            return Ok(ControlOutcome::Accepted("Restart scheduled".to_owned()));
+        }
+        if let Some(why) = filter.unmet(&pg) {
+            return Err(ControlError::Failed(format!("restart conditions are not satisfied: {why}")));
+        }
+        let outcome = self.orders.restart(request.timeout).map_err(busy)?;
+        self.asked.notify_one();
+        match outcome.await {
+            Ok(Ok(())) => Ok(ControlOutcome::Done("restarted successfully".to_owned())),
+            Ok(Err(why)) => Err(ControlError::Failed(why)),
+            Err(_) => Err(ControlError::Failed("the node is stopping".to_owned())),
+        }
+    }
+
+    /// What of the changed parameters PostgreSQL would not take, asked of its own program before anything is written.
+    async fn refuse_parameters(&self, old: &ClusterSettings, new: &ClusterSettings) -> Result<(), ControlError> {
+        let (old, new) = (&old.postgresql.parameters, &new.postgresql.parameters);
+        let Some(instance) = self.instance.as_ref().filter(|_| old != new) else { return Ok(()) };
+        // Not known here, for example while there is no data yet: it is looked at when it is put into force.
+        let Ok(refused) = instance.refused(new).await else { return Ok(()) };
+        let ours: Vec<String> = refused
+            .iter()
+            .filter(|setting| old.get(&setting.name) != new.get(&setting.name))
+            .map(|setting| format!("postgresql.parameters.{setting}"))
+            .collect();
+        if ours.is_empty() { Ok(()) } else { Err(ControlError::BadRequest(ours.join("; "))) }
+    }
+
     fn members(&self) -> Vec<RaftMember> {
         publish::raft(&self.store.status()).members
     }
+}
+
+fn busy(what: &'static str) -> ControlError {
+    // Tools match the end of this text.
+    ControlError::Failed(format!("{what} already in progress"))
 }
 
 /// Whether `leader` has said itself that it runs as the primary.
@@ -175,10 +236,6 @@ fn store_error(error: StoreError) -> ControlError {
         }
         other => ControlError::Failed(format!("the store did not take the change: {other}")),
     }
-}
-
-fn unsupported<T>(what: &str) -> Result<T, ControlError> {
-    Err(ControlError::Unsupported(format!("{what} is not offered by this version")))
 }
 
 impl Control for NodeControl {
@@ -212,20 +269,41 @@ impl Control for NodeControl {
         Box::pin(self.store_config(move |value| *value = config))
     }
 
-    fn restart(&self, _: RestartRequest) -> Answer<'_, ControlOutcome> {
-        Box::pin(async { unsupported("restarting PostgreSQL over REST") })
+    fn restart(&self, request: RestartRequest) -> Answer<'_, ControlOutcome> {
+        Box::pin(self.restart_postgres(request))
     }
 
     fn cancel_restart(&self) -> Answer<'_, ControlOutcome> {
-        Box::pin(async { Err(ControlError::NotFound("no restart is scheduled".to_owned())) })
+        Box::pin(async {
+            if !self.orders.cancel_scheduled() {
+                return Err(ControlError::NotFound("no restarts are scheduled".to_owned()));
+            }
+            self.asked.notify_one();
+            Ok(ControlOutcome::Done("scheduled restart deleted".to_owned()))
+        })
     }
 
     fn reload(&self) -> Answer<'_, ControlOutcome> {
-        Box::pin(async { unsupported("reading the node's file again") })
+        Box::pin(async {
+            let later = self.reloader.reload().await.map_err(ControlError::BadRequest)?;
+            let text = match later.as_slice() {
+                [] => "reload scheduled".to_owned(),
+                keys => format!("reload scheduled; these need a restart of the node: {}", keys.join(", ")),
+            };
+            Ok(ControlOutcome::Accepted(text))
+        })
     }
 
-    fn reinitialize(&self, _: ReinitializeRequest) -> Answer<'_, ControlOutcome> {
-        Box::pin(async { unsupported("reinitialize") })
+    fn reinitialize(&self, request: ReinitializeRequest) -> Answer<'_, ControlOutcome> {
+        Box::pin(async move {
+            self.orders.reinitialize(request.force).map_err(busy)?;
+            self.asked.notify_one();
+            // Clients poll the state until it is another than `creating replica`: it must be that before they begin.
+            let mut snapshot = self.snapshot.clone();
+            let begun = snapshot.wait_for(|snapshot| snapshot.task.is_some() || !self.orders.is_busy());
+            let _ = tokio::time::timeout(BEGIN, begun).await.is_ok();
+            Ok(ControlOutcome::Done("reinitialize started".to_owned()))
+        })
     }
 
     fn add_member(&self, member: NewMember) -> Answer<'_, Vec<RaftMember>> {

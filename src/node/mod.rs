@@ -8,6 +8,7 @@
 
 mod control;
 mod parts;
+mod reload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +20,16 @@ use tracing::{error, info};
 
 use crate::agent::act::Actor;
 use crate::agent::journal::Journal;
+use crate::agent::local::Local;
 use crate::agent::lock::{Lock, LockConfig};
 use crate::agent::observe::{Observer, Sighting};
+use crate::agent::orders::{Orders, Working};
 use crate::agent::peers::Peers;
 use crate::agent::publish::{self, Published};
 use crate::agent::snapshot::Snapshot;
 use crate::agent::tick::Agent;
 use crate::agent::upkeep::{Identity, Upkeep, heir};
-use crate::api;
+use crate::api::{self, Access, ApiState};
 use crate::cluster::ClusterRecord;
 use crate::cluster::keys::KeySpace;
 use crate::cluster::writes::Writes;
@@ -62,6 +65,9 @@ pub async fn run(config: Config) -> Result<()> {
     initial.postgres = config.postgresql.as_ref().map(|_| publish::unseen());
     let (snapshot_tx, snapshot) = watch::channel(Arc::new(initial));
     let asked = Arc::new(Notify::new());
+    let orders = Arc::new(Orders::default());
+    let access = Arc::new(Access::resolve(&config.restapi).await);
+    let (reloader, local) = reload::Reloader::new(config.clone(), access.clone(), asked.clone());
     let control = Arc::new(control::NodeControl {
         store: store.clone(),
         writes: Writes::new(space.clone()),
@@ -70,10 +76,13 @@ pub async fn run(config: Config) -> Result<()> {
         asked: asked.clone(),
         instance: instance.clone(),
         asking: tokio::sync::Mutex::new(()),
+        orders: orders.clone(),
+        reloader: reloader.clone(),
     });
     let port_shutdown = CancellationToken::new();
+    tokio::spawn(reload::on_signal(reloader.clone()));
     let etcd = parts::etcd(&config, &store, &space, &port_shutdown);
-    let rest = parts::router(&config, snapshot.clone(), control).await;
+    let rest = api::routes(ApiState { snapshot: snapshot.clone(), control, access });
     let router = rest
         .merge(crate::raft::raft_routes(raft_server))
         .merge(etcd.main_port())
@@ -87,7 +96,8 @@ pub async fn run(config: Config) -> Result<()> {
     info!(address = %config.restapi.connect_address, version = env!("CARGO_PKG_VERSION"), "node started");
     let ending = match (&config.postgresql, instance) {
         (Some(_), Some(instance)) => {
-            run_agent(&config, &store, &space, instance, snapshot_tx, asked, shutdown.clone()).await
+            let inlets = Inlets { asked, orders, local };
+            run_agent(&config, &store, &space, instance, snapshot_tx, inlets, shutdown.clone()).await
         }
         _ => {
             run_witness(&config, &store, &space, snapshot_tx, shutdown.clone()).await;
@@ -142,15 +152,23 @@ fn store_config(config: &Config) -> Result<StoreConfig> {
     })
 }
 
+/// Through which people reach the loop.
+struct Inlets {
+    asked: Arc<Notify>,
+    orders: Arc<Orders>,
+    local: watch::Receiver<Arc<Local>>,
+}
+
 async fn run_agent(
     config: &Config,
     store: &Store,
     space: &KeySpace,
     instance: Arc<crate::postgres::Instance>,
     snapshot: watch::Sender<Arc<Snapshot>>,
-    asked: Arc<Notify>,
+    inlets: Inlets,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    let Inlets { asked, orders, local } = inlets;
     let Some(pg) = &config.postgresql else { return Ok(()) };
     let guardian_config = GuardianConfig {
         socket: config.raft.data_dir.join("guardian.sock"),
@@ -207,6 +225,8 @@ async fn run_agent(
             follows: None,
             promoted: false,
             created: false,
+            configured: None,
+            reload_asked: false,
         },
         upkeep: Upkeep::new(identity),
         journal: Journal::default(),
@@ -220,6 +240,9 @@ async fn run_agent(
         asked,
         shutdown,
         initial_settings: settings,
+        local,
+        orders,
+        working: Working::default(),
     };
     agent.run(guardian_feed).await.map_err(|reason| anyhow::anyhow!("join cluster {}: {reason}", config.scope))
 }

@@ -4,13 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::agent::logins::{Logins, Role};
-use crate::agent::snapshot::Snapshot;
-use crate::api::{self, Access, ApiState, Control};
 use crate::cluster::keys::KeySpace;
 use crate::config::Config;
 use crate::config::node::{PostgresqlConfig, RoleConfig, WatchdogMode};
@@ -51,16 +48,6 @@ pub(super) fn instance(config: &Config, pg: &PostgresqlConfig) -> Result<Arc<Ins
         warn!("{warning}");
     }
     Ok(Arc::new(instance))
-}
-
-/// The main port's endpoints.
-pub(super) async fn router(
-    config: &Config,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-    control: Arc<dyn Control>,
-) -> api::Routes {
-    let access = Arc::new(Access::resolve(&config.restapi).await);
-    api::routes(ApiState { snapshot, control, access })
 }
 
 /// etcd's API. It asks for no password: where REST does, what REST guards is closed to it.

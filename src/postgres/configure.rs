@@ -111,10 +111,11 @@ impl Instance {
         let state = self.inspect().await;
         let Some(control) = state.control() else { return Err(self.not_usable("configure", &state)) };
         let stays_standby = matches!(wanted.follow, Follow::Upstream(_)) || dir.join("standby.signal").exists();
+        let local = self.local();
         let socket_dir = self.socket_dir().map(|d| d.to_string_lossy().into_owned());
         let mut parameters = settings::wanted(&Inputs {
             dynamic: &wanted.parameters,
-            local: &self.config.parameters,
+            local: &local.parameters,
             listen: &self.config.listen,
             port: self.config.port,
             cluster_name: self.config.cluster.as_str(),
@@ -148,6 +149,34 @@ impl Instance {
         };
         let refused = parameters.refused;
         Ok(ConfigureOutcome { changed, needs, reload, pending_restart, refused, removed_from_auto_conf, foreign_hba })
+    }
+
+    /// Which of `parameters`, if they were the shared ones, PostgreSQL or howdah would refuse here. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Instance::configure`].
+    pub async fn refused(&self, parameters: &BTreeMap<String, String>) -> Result<Vec<RefusedSetting>, Error> {
+        let (none, state) = (BTreeMap::new(), self.inspect().await);
+        if state.control().is_none() {
+            return Err(self.not_usable("check parameters", &state));
+        }
+        let mut wanted = settings::wanted(&Inputs {
+            dynamic: parameters,
+            local: &none,
+            listen: &self.config.listen,
+            port: self.config.port,
+            cluster_name: self.config.cluster.as_str(),
+            socket_dir: None,
+            floors: None,
+            synchronous_standby_names: None,
+        });
+        wanted.defaults.clear();
+        for _ in 0..MOST_ROUNDS {
+            let text = render(None, &wanted, &BTreeMap::new());
+            let Some(found) = self.check_conf(&text, "postgresql.conf.howdah-try", &wanted).await? else { break };
+            leave_out(&mut wanted, found);
+        }
+        Ok(wanted.refused)
     }
 
     pub(super) fn not_usable(&self, operation: &'static str, state: &DataDir) -> Error {
@@ -190,7 +219,7 @@ impl Instance {
         let asked = text.clone();
         let mut refused = Vec::new();
         for _ in 0..MOST_ROUNDS {
-            let Some(found) = self.check_conf(&text, parameters).await? else { break };
+            let Some(found) = self.check_conf(&text, "postgresql.conf.howdah-check", parameters).await? else { break };
             leave_out(parameters, found.clone());
             refused.extend(found);
             text = render(base.as_ref(), parameters, &managed);
@@ -213,6 +242,7 @@ impl Instance {
 
     /// Parameters that say whom to follow and where files are; each is always written, so that nothing else decides.
     fn managed(&self, wanted: &ServerSettings) -> Result<BTreeMap<&'static str, String>, Error> {
+        let local = self.local();
         let mut managed = BTreeMap::from([("recovery_target_timeline", "latest".to_owned())]);
         let (conninfo, slot) = match &wanted.follow {
             Follow::Nothing => (String::new(), String::new()),
@@ -232,8 +262,8 @@ impl Instance {
             }
         }
         for (parameter, file, list) in [
-            ("hba_file", "pg_hba.conf", self.config.pg_hba.is_some() || wanted.pg_hba.is_some()),
-            ("ident_file", "pg_ident.conf", self.config.pg_ident.is_some() || wanted.pg_ident.is_some()),
+            ("hba_file", "pg_hba.conf", local.pg_hba.is_some() || wanted.pg_hba.is_some()),
+            ("ident_file", "pg_ident.conf", local.pg_ident.is_some() || wanted.pg_ident.is_some()),
         ] {
             let path = self.config.data_dir.join(file);
             let ours = read_text_optional(&path)?.is_some_and(|t| conf::is_ours(&t));
@@ -257,9 +287,14 @@ impl Instance {
     }
 
     /// Lets PostgreSQL read the file without starting. None: it takes it. Else the parameters that it refuses.
-    async fn check_conf(&self, text: &str, parameters: &Wanted) -> Result<Option<Vec<RefusedSetting>>, Error> {
+    async fn check_conf(
+        &self,
+        text: &str,
+        file: &str,
+        parameters: &Wanted,
+    ) -> Result<Option<Vec<RefusedSetting>>, Error> {
         let dir = &self.config.data_dir;
-        let candidate = dir.join("postgresql.conf.howdah-check");
+        let candidate = dir.join(file);
         // The base file may still be called postgresql.conf; for the check it is included under that name.
         let renamed = dir.join(BASE_CONF).exists();
         let text = if renamed { text.to_owned() } else { text.replace(BASE_CONF, "postgresql.conf") };
@@ -288,8 +323,9 @@ impl Instance {
 
     /// Writes `pg_hba.conf` and `pg_ident.conf`. Returns whether the former is the operator's and was left alone.
     fn write_access_files(&self, wanted: &ServerSettings, changed: &mut Vec<String>) -> Result<bool, Error> {
-        let hba_list = self.config.pg_hba.as_deref().or(wanted.pg_hba.as_deref());
-        let ident_list = self.config.pg_ident.as_deref().or(wanted.pg_ident.as_deref());
+        let local = self.local();
+        let hba_list = local.pg_hba.as_deref().or(wanted.pg_hba.as_deref());
+        let ident_list = local.pg_ident.as_deref().or(wanted.pg_ident.as_deref());
         let credentials = Some(&wanted.credentials);
         let hba = hba::render_hba(hba_list, credentials, &wanted.member_hosts);
         let ident = hba::render_ident(ident_list, credentials, &self.socket_users());

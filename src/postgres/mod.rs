@@ -112,6 +112,17 @@ pub struct InstanceConfig {
     pub keep_aside: Option<usize>,
 }
 
+/// What a node's file may change while PostgreSQL runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalSettings {
+    /// Parameters of this node alone.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of `pg_hba.conf`; win over those of the record.
+    pub pg_hba: Option<Vec<String>>,
+    /// Lines of `pg_ident.conf`; win over those of the record.
+    pub pg_ident: Option<Vec<String>>,
+}
+
 /// The local PostgreSQL. Cheap to share in an `Arc`; all methods take `&self`.
 ///
 /// The caller runs at most one of the long or writing operations at a time; `inspect` and `status` may run beside.
@@ -125,6 +136,8 @@ pub struct Instance {
     controlled: Mutex<BTreeMap<String, String>>,
     /// The last rendered file that PostgreSQL refused in part, with what was refused.
     refused: Mutex<Option<(String, Vec<RefusedSetting>)>>,
+    /// What the node's file says of parameters and access; it may be read again.
+    local: Mutex<LocalSettings>,
     /// The kept session for `status`.
     session: tokio::sync::Mutex<Option<Kept>>,
 }
@@ -178,7 +191,13 @@ impl Instance {
                 config.run_dir
             ));
         }
+        let local = LocalSettings {
+            parameters: config.parameters.clone(),
+            pg_hba: config.pg_hba.clone(),
+            pg_ident: config.pg_ident.clone(),
+        };
         Ok(Self {
+            local: Mutex::new(local),
             config,
             binaries,
             user,
@@ -343,6 +362,15 @@ impl Instance {
 
     fn credentials(&self) -> Option<Credentials> {
         self.credentials.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn local(&self) -> LocalSettings {
+        self.local.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// The node's file has been read again. Takes effect with the next `configure`.
+    pub fn set_local(&self, local: LocalSettings) {
+        *self.local.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = local;
     }
 
     fn controlled(&self) -> BTreeMap<String, String> {

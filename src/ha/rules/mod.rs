@@ -1,6 +1,7 @@
 //! The rules, one file per situation. Each answers `None` when it does not apply.
 
 pub(super) mod bootstrap;
+pub(super) mod by_hand;
 pub(super) mod primary;
 pub(super) mod safety;
 pub(super) mod shutdown;

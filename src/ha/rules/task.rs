@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ha::decide::{Action, Decision, wait};
 use crate::ha::reason::Reason;
-use crate::ha::view::{ClusterView, TaskKind};
+use crate::ha::view::{ByHand, ClusterView, TaskKind};
 use crate::types::Fact;
 
 /// A copy or rewind from a node that has lost the leadership to another is ended; it would have to be done again.
@@ -19,6 +19,12 @@ pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
         && leader.value != *from
     {
         return Some(cancel(Reason::FollowNewLeader { leader: leader.value.clone() }));
+    }
+    if let Some(ByHand::Reinitialize { force: true, moved: false }) = view.memory.by_hand
+        && let Some(leader) = view.record.fresh().and_then(|record| record.leader.as_ref())
+        && leader.value != view.me
+    {
+        return Some(cancel(Reason::ReinitializeByHand { leader: leader.value.clone() }));
     }
     let what = match task.kind {
         TaskKind::Initdb => "creating the database".to_owned(),

@@ -5,7 +5,7 @@
 
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::Initialize;
-use howdah::ha::view::{ClusterView, ControlState, ControlView, DataDirView, ProcessView, ServerView};
+use howdah::ha::view::{ByHand, ClusterView, ControlState, ControlView, DataDirView, ProcessView, ServerView};
 use howdah::ha::{Action, decide};
 use howdah::types::{Fact, LeaderPermit, Lsn, NodeName, SystemId, Term};
 use proptest::prelude::*;
@@ -84,6 +84,9 @@ impl World {
         self.view.process = ProcessView::Running { writable };
         self.view.memory.stopped_for_handover = None;
         self.view.memory.standby_starts.count = 0;
+        if let Some(ByHand::Restart { .. } | ByHand::Reinitialize { moved: true, .. }) = self.view.memory.by_hand {
+            self.view.memory.by_hand = None;
+        }
     }
 
     fn server(&mut self) -> &mut ServerView {
@@ -106,7 +109,13 @@ impl World {
             Action::FinishBootstrap { system_id, .. } => {
                 self.record.initialize = Some(versioned(Initialize::Done(system_id), 5));
             }
-            Action::Clone { .. } | Action::Rewind { .. } => self.created(ControlState::InRecovery, true),
+            Action::Clone { .. } => {
+                if let Some(ByHand::Reinitialize { moved, .. }) = &mut self.view.memory.by_hand {
+                    *moved = true;
+                }
+                self.created(ControlState::InRecovery, true);
+            }
+            Action::Rewind { .. } => self.created(ControlState::InRecovery, true),
             Action::StartStandby { follow } => {
                 let control = self.control().expect("there is data to start");
                 (control.state, control.standby_signal) = (ControlState::InRecovery, true);
@@ -124,6 +133,11 @@ impl World {
             }
             Action::Follow { leader } => self.server().follows = leader,
             Action::StopStandby | Action::StopPrimary | Action::Stop { .. } => self.stop(),
+            Action::StopToRestart => {
+                self.stop();
+                self.view.memory.stopped_for_handover = None;
+                self.view.memory.by_hand = Some(ByHand::Restart { stopped: true });
+            }
             Action::Demote => {
                 self.stop();
                 if let Some(control) = self.control() {

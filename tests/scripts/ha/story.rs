@@ -18,6 +18,7 @@
 //! streams n2 at=0/5000 [catching-up=yes]    streams nobody
 //! peer n2 [at= timeline= writable=yes promotable=no pending=yes]    peer n2 silent    peer n2 late
 //! task initdb|basebackup|rewind [from=n2] | none         set pause=yes nofailover=yes rewind=no lag=1000 ...
+//! remember restart=asked|stopped   remember new-copy=asked|forced|moved
 //! remember stopped=1s ...          what the node has kept in mind, as "so long ago" or a number
 //! stop-node                        the node is asked to stop           after 2s    time passes
 //! decide                           prints the action, why, when to look again, and the steps
@@ -32,8 +33,8 @@ use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
 use howdah::cluster::records::{FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord};
 use howdah::ha::view::{
-    Attempts, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView, Settings,
-    StandbyView, TaskKind, TaskView,
+    Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView,
+    Settings, StandbyView, TaskKind, TaskView,
 };
 use howdah::types::{Fact, LeaderPermit, LeaseId, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WalBytes, WallTime};
 
@@ -421,6 +422,11 @@ impl Story {
                 "rewind-failed" => memory.rewind_failed = Some(value.clone()),
                 "standby-starts" => memory.standby_starts = attempts(),
                 "failed-tasks" => memory.failed_tasks = attempts(),
+                "restart" => memory.by_hand = Some(ByHand::Restart { stopped: value == "stopped" }),
+                "new-copy" => {
+                    let (force, moved) = (value == "forced", value == "moved");
+                    memory.by_hand = Some(ByHand::Reinitialize { force, moved });
+                }
                 "starts" => {
                     let Attempts { count, last } = attempts();
                     memory.crash_restarts = vec![last; count as usize];

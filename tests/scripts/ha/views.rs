@@ -9,7 +9,7 @@ use std::time::Duration;
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord};
 use howdah::ha::view::{
-    Attempts, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView,
+    Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView,
     StandbyView, TaskKind, TaskView,
 };
 use howdah::ha::{Action, Decision, PgStep, RecordStep, Step, decide, plan};
@@ -20,6 +20,9 @@ use proptest::prelude::*;
 
 use crate::story::{settings, versioned};
 use crate::words::node;
+
+/// A new copy was asked for, whatever runs now.
+const FORCED: ByHand = ByHand::Reinitialize { force: true, moved: false };
 
 /// The moment of every view.
 const NOW: Mono = Mono(1_000_000_000_000);
@@ -177,6 +180,13 @@ prop_compose! {
     }
 }
 
+fn by_hand() -> impl Strategy<Value = ByHand> {
+    prop_oneof![
+        any::<bool>().prop_map(|stopped| ByHand::Restart { stopped }),
+        any::<(bool, bool)>().prop_map(|(force, moved)| ByHand::Reinitialize { force, moved }),
+    ]
+}
+
 prop_compose! {
     fn memory()(
         leaderless_since in option::of(ago()),
@@ -190,12 +200,13 @@ prop_compose! {
         starting_since in option::of(ago()),
         standby_starts in (0..8_u32, ago()),
         failed_tasks in (0..8_u32, ago()),
+        by_hand in option::weighted(0.2, by_hand()),
     ) -> Memory {
         let attempts = |(count, last)| Attempts { count, last };
         let (standby_starts, failed_tasks) = (attempts(standby_starts), attempts(failed_tasks));
         Memory {
             leaderless_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
-            catching_up_since, ending_term, starting_since, standby_starts, failed_tasks,
+            catching_up_since, ending_term, starting_since, standby_starts, failed_tasks, by_hand,
         }
     }
 }
@@ -289,7 +300,8 @@ impl Case<'_> {
             assert!(permit.holds_at(self.view.now) && self.leads() && record.term() == Some(permit.term));
             assert_eq!(self.view.permit, Some(*permit), "a permit from before this process makes no primary");
             assert_ne!(self.view.memory.ending_term, Some(permit.term));
-            assert!(!self.view.settings.pause && !self.view.shutting_down && self.view.task.is_none());
+            let by_hand = self.view.memory.by_hand.is_some() && matches!(step, PgStep::StartPrimary { .. });
+            assert!((!self.view.settings.pause || by_hand) && !self.view.shutting_down && self.view.task.is_none());
             let cluster = record.timeline();
             match step {
                 PgStep::Promote { .. } => {
@@ -334,9 +346,17 @@ impl Case<'_> {
 
     fn pause_means_hands_off(&self) {
         if self.view.settings.pause {
+            let asked = |by_hand: fn(&ByHand) -> bool| self.view.memory.by_hand.is_some_and(|asked| by_hand(&asked));
             let fence_only = |step: &&PgStep| match step {
                 PgStep::Fence => true,
-                PgStep::CancelTask => self.view.shutting_down,
+                PgStep::CancelTask => self.view.shutting_down || asked(|by_hand| *by_hand == FORCED),
+                PgStep::Checkpoint { .. } => asked(|by_hand| matches!(by_hand, ByHand::Restart { .. })),
+                PgStep::MoveAside { .. } | PgStep::BaseBackup { .. } => {
+                    asked(|by_hand| matches!(by_hand, ByHand::Reinitialize { .. }))
+                }
+                PgStep::Stop { .. } | PgStep::Configure { .. } | PgStep::StartStandby | PgStep::StartPrimary { .. } => {
+                    asked(|_| true)
+                }
                 _ => false,
             };
             assert!(self.pg.iter().all(fence_only) && self.record.is_empty());
