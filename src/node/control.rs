@@ -274,6 +274,7 @@ impl Control for NodeControl {
                     timeline: None,
                     position: None,
                     pending: false,
+                    receiving: false,
                 });
             };
             let _one = self.asking.lock().await;
@@ -292,6 +293,7 @@ impl Control for NodeControl {
                 timeline: status.as_ref().map(|status| status.timeline),
                 position: status.as_ref().map(|status| status.position()),
                 pending: candidate && pending,
+                receiving: status.as_ref().is_none_or(|status| status.receives()),
             })
         })
     }
