@@ -25,3 +25,5 @@ mod report;
 mod scenario;
 #[path = "e2e/stories.rs"]
 mod stories;
+#[path = "e2e/sync.rs"]
+mod sync;

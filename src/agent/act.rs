@@ -15,13 +15,13 @@ use super::observe::process_view;
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, StatusRecord};
 use crate::cluster::writes::Writes;
-use crate::config::ClusterSettings;
 use crate::config::cluster_settings::SharedPostgresql;
+use crate::config::{ClusterSettings, SynchronousMode};
 use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{Escalate, StartMode, StartRequest};
 use crate::ha::step::BY_HAND;
 use crate::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, TaskKind, TaskView};
-use crate::ha::{ClusterView, PgStep, RecordStep, Step};
+use crate::ha::{ClusterView, PgStep, RecordStep, Step, names_to_start_with};
 use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
 use crate::postgres::{
     ConfigureOutcome, Credentials, Follow, Instance, MovedAs, Needs, Progress, ServerSettings, Upstream,
@@ -35,6 +35,9 @@ const WRITE: Duration = Duration::from_secs(2);
 
 /// A fast stop that takes longer is ended by force.
 const STOP: Duration = Duration::from_secs(60);
+
+/// What a reload asks for is there within; a busy machine may need a second.
+const TAKEN_OVER: Duration = Duration::from_secs(5);
 
 /// The promote signal is repeated this often: one that lands between two waits of the startup process is
 /// lost until `wal_retrieve_retry_interval`. Source: design section 6, "Promotion has a trap".
@@ -110,6 +113,8 @@ pub struct Actor {
     pub task: Option<Task>,
     /// Whom the configuration follows, as last written.
     pub follows: Option<NodeName>,
+    /// `synchronous_standby_names` as last decided; none: as PostgreSQL has it.
+    pub names: Option<String>,
     /// This node was promoted and its checkpoint is not done yet.
     pub promoted: bool,
     /// This process ran initdb last.
@@ -169,7 +174,19 @@ impl Actor {
             }
             PgStep::Rewind { from } => self.begin(TaskKind::Rewind, Some(from), view),
             PgStep::CancelTask => self.cancel(),
-            PgStep::Configure { follow } => self.configure(follow.as_ref(), view, settings).await,
+            PgStep::Configure { follow } => {
+                if follow.is_some() {
+                    // Whom its commits waited for as a primary means nothing to a standby.
+                    self.names = None;
+                }
+                self.configure(follow.as_ref(), view, settings).await?;
+                self.stop_receiving(follow.as_ref(), view).await
+            }
+            PgStep::Enforce { names } => {
+                self.names.clone_from(names);
+                self.configure(None, view, settings).await?;
+                self.enforced(names.as_deref(), view).await
+            }
             PgStep::StartStandby => {
                 self.instance.prepare_standby()?;
                 restarted(memory);
@@ -305,7 +322,7 @@ impl Actor {
             pg_hba: settings.postgresql.pg_hba.clone(),
             pg_ident: settings.postgresql.pg_ident.clone(),
             member_hosts: std::collections::BTreeSet::new(),
-            synchronous_standby_names: None,
+            synchronous_standby_names: self.synchronous_standby_names(view, settings),
             follow: follow_target,
             recovery: std::collections::BTreeMap::new(),
             credentials: self.credentials()?.clone(),
@@ -323,6 +340,54 @@ impl Actor {
         self.reload_asked = false;
         self.configured = Some(settings.postgresql.clone());
         Ok(())
+    }
+
+    /// What the files say of synchronous replication: what was decided, else what is in force, else what the record
+    /// counts on. Rewriting them for another reason must never make a commit easier to acknowledge.
+    fn synchronous_standby_names(&self, view: &ClusterView, settings: &ClusterSettings) -> Option<String> {
+        if settings.synchronous_mode == SynchronousMode::Off || settings.standby_cluster.is_some() {
+            return None;
+        }
+        let in_force = || match view.server.any() {
+            Some(server) if server.in_recovery => Some(String::new()),
+            Some(server) => Some(server.synchronous_standby_names.clone()),
+            None => names_to_start_with(view),
+        };
+        Some(self.names.clone().or_else(in_force).unwrap_or_default())
+    }
+
+    /// A reload is read by each process on its own: waits until PostgreSQL answers with `names`.
+    async fn enforced(&self, names: Option<&str>, view: &ClusterView) -> Result<(), Failure> {
+        let (ProcessView::Running { .. }, Some(names)) = (view.process, names) else { return Ok(()) };
+        let deadline = clock::now() + TAKEN_OVER;
+        loop {
+            let status = self.instance.status().await;
+            if status.is_ok_and(|status| status.synchronous_standby_names == names) {
+                return Ok(());
+            }
+            if deadline <= clock::now() {
+                return Err(Failure::Missing(format!(
+                    "PostgreSQL does not go by synchronous_standby_names = {names:?}"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until the WAL receiver of a running standby that follows nobody now is gone.
+    async fn stop_receiving(&self, follow: Option<&NodeName>, view: &ClusterView) -> Result<(), Failure> {
+        let receives = view.server.any().is_some_and(|server| server.in_recovery && server.receiving);
+        if follow.is_some() || !receives || !matches!(view.process, ProcessView::Running { .. }) {
+            return Ok(());
+        }
+        let deadline = clock::now() + TAKEN_OVER;
+        loop {
+            match self.instance.status().await {
+                Ok(status) if !status.receives() => return Ok(()),
+                Ok(_) | Err(_) if clock::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                Ok(_) | Err(_) => return Err(Failure::Missing("the WAL receiver does not end".to_owned())),
+            }
+        }
     }
 
     fn credentials(&mut self) -> Result<&Credentials, Failure> {
@@ -436,7 +501,8 @@ impl Actor {
             }
             RecordStep::TakeLeader => {
                 let request = view.record.any().and_then(|r| r.failover.as_ref()).map(|f| f.mod_revision);
-                let txn = self.writes.take_leader(&self.me, self.lease()?, request);
+                let sync = view.record.any().map_or(0, |record| record.sync_revision);
+                let txn = self.writes.take_leader(&self.me, self.lease()?, request, sync);
                 let answer = self.write(txn).await?;
                 self.lock.hold(Some(Term(answer.revision)));
                 self.await_permit(Term(answer.revision)).await;
@@ -461,6 +527,16 @@ impl Actor {
                 memory.ending_term = Some(*term);
                 self.write(self.writes.hand_over(*term, &handover)).await?;
                 memory.stopped_for_handover = None;
+            }
+            RecordStep::WriteSync { term, record, mod_revision } => {
+                let mut record = record.clone();
+                if let Some(degraded) = &mut record.degraded {
+                    degraded.since = degraded.since.or(Some(clock::wall()));
+                }
+                self.write(self.writes.sync(*term, &record, *mod_revision)).await?;
+            }
+            RecordStep::RemoveSync { term, mod_revision } => {
+                self.write(self.writes.remove_sync(*term, *mod_revision)).await?;
             }
             RecordStep::ClearRequest { mod_revision } => {
                 self.write(self.writes.clear_request(*mod_revision)).await?;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{ClusterRecord, KeySpace};
-use crate::config::ClusterSettings;
+use crate::config::{ClusterSettings, SynchronousMode};
 use crate::guardian::client::Guardian;
 use crate::guardian::status::{GuardianStatus, Link, PostgresProcess};
 use crate::ha::candidate;
+use crate::ha::sync_wish;
 use crate::ha::view::{
     Attempts, ClusterView, ControlState, ControlView, DataDirView, Memory, ProcessView, ServerView, Settings,
-    StandbyView, TaskView,
+    StandbyView, SyncMode, Synchronous, TaskView,
 };
 use crate::postgres::{self, ControlData, DataDir, Instance, SqlRole, SqlStatus};
 use crate::raft::Store;
@@ -116,6 +117,7 @@ impl Observer {
                 pause: settings.pause,
                 use_pg_rewind: settings.postgresql.use_pg_rewind,
                 nofailover: self.nofailover,
+                synchronous: synchronous(&settings),
             },
             request_due,
             data_dir,
@@ -166,15 +168,6 @@ impl Observer {
     }
 
     fn server_view(&self, sql: &SqlStatus) -> ServerView {
-        let standbys = sql
-            .replication
-            .iter()
-            .filter_map(|row| {
-                let name: NodeName = row.application_name.parse().ok()?;
-                let flushed = row.flush.unwrap_or_default();
-                Some((name, StandbyView { streaming: row.state == "streaming", flushed }))
-            })
-            .collect();
         let streaming = match &sql.role {
             SqlRole::Replica(replica) => replica.replication_state() == Some("streaming"),
             SqlRole::Primary(_) => false,
@@ -191,8 +184,11 @@ impl Observer {
             position: sql.position(),
             replaying,
             streaming,
+            receiving: sql.receives(),
             follows: self.follows.clone(),
-            standbys,
+            standbys: standbys(sql),
+            synchronous_standby_names: sql.synchronous_standby_names.clone(),
+            checkpoint_redo: sql.checkpoint_redo,
         }
     }
 
@@ -205,6 +201,9 @@ impl Observer {
         if server.fresh().is_some() {
             memory.starting_since = None;
             memory.standby_starts = Attempts::default();
+        }
+        if let Some(server) = server.fresh() {
+            sync_wish::remember(memory, record, server, now);
         }
         match server.fresh() {
             Some(server) if server.in_recovery => {
@@ -238,6 +237,42 @@ impl Observer {
             return self.peers.ask(addresses).await;
         }
         BTreeMap::new()
+    }
+}
+
+/// Who streams from here. Of two that call themselves the same, the worse counts: one of them is no member.
+fn standbys(sql: &SqlStatus) -> BTreeMap<NodeName, StandbyView> {
+    let mut standbys: BTreeMap<NodeName, StandbyView> = BTreeMap::new();
+    for row in &sql.replication {
+        let Ok(name) = row.application_name.parse::<NodeName>() else { continue };
+        let streaming = row.state == "streaming";
+        let flushed = row.flush.unwrap_or_default();
+        let standby = StandbyView { streaming, flushed, counted: 0 < row.sync_priority };
+        standbys
+            .entry(name)
+            .and_modify(|other| {
+                other.streaming &= streaming;
+                other.counted &= standby.counted;
+                other.flushed = other.flushed.min(flushed);
+            })
+            .or_insert(standby);
+    }
+    standbys
+}
+
+/// Who must confirm commits. A cluster that follows another has no commits of its own.
+fn synchronous(settings: &ClusterSettings) -> Synchronous {
+    let mode = match settings.synchronous_mode {
+        _ if settings.standby_cluster.is_some() => SyncMode::Off,
+        SynchronousMode::Off => SyncMode::Off,
+        SynchronousMode::On => SyncMode::On,
+        SynchronousMode::Quorum => SyncMode::Quorum,
+    };
+    Synchronous {
+        mode,
+        strict: settings.synchronous_mode_strict,
+        node_count: usize::try_from(settings.synchronous_node_count).unwrap_or(usize::MAX),
+        maximum_lag: settings.maximum_lag_on_syncnode.map(|size| WalBytes(size.0)),
     }
 }
 

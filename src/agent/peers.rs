@@ -38,6 +38,13 @@ pub struct Position {
     /// PostgreSQL starts here, or still reads the WAL that it had: there may be more than `position`.
     #[serde(default)]
     pub pending: bool,
+    /// WAL could still arrive here. What a member does not say is taken as yes.
+    #[serde(default = "yes")]
+    pub receiving: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Client for the members' main ports. Keeps connections.
@@ -75,6 +82,7 @@ impl Peers {
                     timeline: position.timeline,
                     position: position.position,
                     pending: position.pending,
+                    receiving: position.receiving,
                 }),
                 Ok(Err(why)) => Fact::unknown(why),
                 Err(_) => Fact::unknown(format!("{address} did not answer within {} ms", PATIENCE.as_millis())),

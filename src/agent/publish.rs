@@ -9,9 +9,9 @@ use super::journal::Journal;
 use super::lock::LockState;
 use super::observe::{Observer, Sighting};
 use super::snapshot::{
-    ClusterStatus, DecisionRow, HistoryRow, LeaderStatus, LockBelief, LongTask, MemberStatus, PostgresState,
-    PostgresStatus, RaftMember, RaftStatus, ReplicationRow, ReplicationState, Role, SettingChange, Snapshot,
-    SwitchoverStatus, SyncStatus, WalPosition,
+    ClusterStatus, DecisionRow, DegradedStatus, HistoryRow, LeaderStatus, LockBelief, LongTask, MemberStatus,
+    PostgresState, PostgresStatus, RaftMember, RaftStatus, ReplicationRow, ReplicationState, Role, SettingChange,
+    Snapshot, SwitchoverStatus, SyncStatus, WalPosition,
 };
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{Initialize, MemberRecord};
@@ -198,7 +198,7 @@ fn cluster(record: &ClusterRecord, settings: &ClusterSettings, lock: &LockState)
             .map(|leader| LeaderStatus { name: leader.value.clone(), term: Term(leader.create_revision) }),
         optime: record.status.as_ref().map(|status| status.value.optime),
         members: record.members.iter().map(|(name, member)| member_status(name, &member.value)).collect(),
-        sync: SyncStatus::default(),
+        sync: sync(record),
         switchover: record.failover.as_ref().map(|failover| SwitchoverStatus {
             leader: failover.value.leader.clone(),
             candidate: failover.value.member.clone(),
@@ -218,6 +218,20 @@ fn cluster(record: &ClusterRecord, settings: &ClusterSettings, lock: &LockState)
         settings: settings.clone(),
         settings_json: record.config.as_ref().map(|config| config.value.clone()),
         failsafe: None,
+    }
+}
+
+fn sync(record: &ClusterRecord) -> SyncStatus {
+    let Some(sync) = &record.sync else { return SyncStatus::default() };
+    SyncStatus {
+        leader: sync.leader.clone(),
+        standbys: sync.sync_standby.iter().cloned().collect(),
+        quorum: sync.quorum,
+        degraded: sync.degraded.map(|degraded| DegradedStatus {
+            copies: degraded.copies,
+            wanted: degraded.wanted,
+            since: degraded.since,
+        }),
     }
 }
 

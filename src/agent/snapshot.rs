@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::ClusterSettings;
+use crate::config::{ClusterSettings, SynchronousMode};
 use crate::types::{ClusterName, Lsn, Mono, NodeName, PgVersion, RaftId, SystemId, Term, TimelineId, WallTime};
 
 /// Everything a node says about itself and about its cluster.
@@ -326,6 +326,20 @@ pub struct SyncStatus {
     pub standbys: Vec<NodeName>,
     /// How many of them a promotion must hear; none outside quorum mode.
     pub quorum: Option<u32>,
+    /// Commits are on fewer nodes than they should be.
+    #[serde(default)]
+    pub degraded: Option<DegradedStatus>,
+}
+
+/// Commits are on too few nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DegradedStatus {
+    /// So many have a commit, the primary included.
+    pub copies: u32,
+    /// So many should.
+    pub wanted: u32,
+    /// Since when.
+    pub since: Option<WallTime>,
 }
 
 /// A switchover that was asked for.
@@ -462,10 +476,12 @@ impl ClusterStatus {
             };
         }
         let synchronous = self.sync.standbys.iter().any(|standby| standby.as_str().eq_ignore_ascii_case(name));
+        // While a set of chosen standbys changes, its record is a quorum's for a moment.
+        let chosen = self.settings.synchronous_mode == SynchronousMode::On;
         match (synchronous, self.sync.quorum) {
             (false, _) => MemberRole::Replica,
-            (true, None) => MemberRole::SyncStandby,
-            (true, Some(_)) => MemberRole::QuorumStandby,
+            (true, Some(_)) if !chosen => MemberRole::QuorumStandby,
+            (true, _) => MemberRole::SyncStandby,
         }
     }
 }

@@ -216,7 +216,7 @@ impl Agent {
             Reason::SwitchoverWaitsForCandidate { .. } => {
                 memory.catching_up_since = memory.catching_up_since.or(Some(view.now));
             }
-            Reason::LeaderHealthy { .. } => {
+            Reason::LeaderHealthy { .. } | Reason::LeaderDegraded { .. } | Reason::CommitsWait { .. } => {
                 memory.catching_up_since = None;
                 let settled = |at: &Mono| STEADY < view.now.since(*at);
                 if memory.crash_restarts.last().is_some_and(settled) {
@@ -311,6 +311,7 @@ fn fingerprint(record: &ClusterRecord) -> (Vec<i64>, String) {
         record.config.as_ref().map(|v| v.mod_revision),
         record.handover.as_ref().map(|v| v.mod_revision),
         Some(record.history_revision),
+        Some(record.sync_revision),
     ];
     let mut members = String::new();
     for (name, member) in &record.members {

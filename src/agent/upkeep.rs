@@ -14,6 +14,7 @@ use super::observe::Sighting;
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{HistoryLine, MemberRecord, StatusRecord};
 use crate::ha::ClusterView;
+use crate::ha::sync_wish;
 use crate::ha::view::{ByHand, DataDirView, ProcessView, ServerView, TaskKind};
 use crate::postgres::{PendingRestart, SqlRole};
 use crate::raft::RaftStatus;
@@ -82,7 +83,7 @@ impl Upkeep {
             && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
             && view.server.fresh().is_some_and(|server| !server.in_recovery);
         if leading && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) {
-            self.after_promotion(actor).await;
+            self.checkpoint(actor, sync_wish::wants_checkpoint(view)).await;
             if let Some(term) = record.term() {
                 report(self.history(actor, record, server, term).await, "publish the timeline history");
                 report(self.status(actor, server, term).await, "publish the leader's position");
@@ -97,9 +98,10 @@ impl Upkeep {
         report(self.publish(actor, view, member).await, "publish the member record");
     }
 
-    /// pg_rewind from a new primary is unreliable before its first checkpoint. Source: design section 6.
-    async fn after_promotion(&mut self, actor: &mut Actor) {
-        if !actor.promoted {
+    /// pg_rewind from a new primary is unreliable before its first checkpoint (source: design section 6); and the first
+    /// standbys of a synchronous set are proven by one.
+    async fn checkpoint(&mut self, actor: &mut Actor, wanted: bool) {
+        if !actor.promoted && !wanted && self.checkpoint.is_none() {
             return;
         }
         match self.checkpoint.take() {

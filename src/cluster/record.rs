@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{Key, KeySpace};
 use super::records::{
-    BootstrapRecord, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord,
+    BootstrapRecord, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
 };
 use crate::kv::command::KeyValue;
 use crate::types::{LeaseId, NodeName, Term, TimelineHistory, TimelineId};
@@ -53,6 +53,10 @@ pub struct ClusterRecord {
     pub history: Vec<HistoryLine>,
     /// `mod_revision` of the history key; zero when there is none.
     pub history_revision: i64,
+    /// Who has confirmed commits, and may lead therefore. None also when it cannot be understood.
+    pub sync: Option<SyncRecord>,
+    /// `mod_revision` of the sync key, understood or not; zero when there is none.
+    pub sync_revision: i64,
     /// Keys whose values could not be understood, with why.
     pub damaged: BTreeMap<String, String>,
 }
@@ -101,9 +105,19 @@ impl ClusterRecord {
                 self.history = json(pair)?;
                 self.history_revision = pair.mod_revision;
             }
-            Key::Sync | Key::Credentials => (),
+            Key::Sync => {
+                self.sync_revision = pair.mod_revision;
+                self.sync = Some(json(pair)?);
+            }
+            Key::Credentials => (),
         }
         Ok(())
+    }
+
+    /// Why the sync key cannot be understood; none when it can, or is not there.
+    pub fn sync_damage(&self) -> Option<&str> {
+        let sync = |key: &str| key.ends_with("/sync") && !key.ends_with("/members/sync");
+        self.damaged.iter().find(|(key, _)| sync(key)).map(|(_, why)| why.as_str())
     }
 
     /// The current term; none while nobody leads.

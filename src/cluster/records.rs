@@ -1,6 +1,6 @@
 //! The values of the record, typed; JSON as Patroni writes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -94,6 +94,60 @@ impl MemberRecord {
 pub struct StatusRecord {
     /// WAL position.
     pub optime: Lsn,
+}
+
+/// Who has confirmed the commits of `leader`, and may lead after it (`sync`): the most advanced of any `quorum` + 1 of
+/// `sync_standby`, or `leader` itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// The primary that the set belongs to.
+    #[serde(default)]
+    pub leader: Option<NodeName>,
+    /// So many must be heard beside the candidate. None where each of them has every commit.
+    #[serde(default)]
+    pub quorum: Option<u32>,
+    /// In JSON `"a,b"`, or null when there are none.
+    #[serde(default, with = "comma_separated")]
+    pub sync_standby: BTreeSet<NodeName>,
+    /// Ours: commits are on fewer nodes than they should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<Degraded>,
+}
+
+/// Too few nodes have what is committed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// So many have it, the primary included.
+    pub copies: u32,
+    /// So many should.
+    pub wanted: u32,
+    /// Since when, for people. None until it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<WallTime>,
+}
+
+/// Names as Patroni writes them: one text, or null.
+mod comma_separated {
+    use std::collections::BTreeSet;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::types::NodeName;
+
+    pub(super) fn serialize<S: Serializer>(names: &BTreeSet<NodeName>, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(",");
+        (!text.is_empty()).then_some(text).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<NodeName>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+        text.split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(|name| name.parse().map_err(D::Error::custom))
+            .collect()
+    }
 }
 
 /// A requested role change (`failover`). Empty when nothing is requested.
@@ -196,6 +250,22 @@ mod tests {
         assert_eq!(member.postgres_address(), Some(("10.0.0.1".to_owned(), 5432)));
         assert_eq!(member.api_address().as_deref(), Some("10.0.0.1:8008"));
         assert!(member.has_tag("nofailover") && !member.has_tag("n") && !member.has_tag("absent"));
+    }
+
+    #[test]
+    fn the_synchronous_set_is_written_as_patroni_writes_it() {
+        for text in [
+            r#"{"leader":"n1","quorum":1,"sync_standby":"n2,n3"}"#,
+            r#"{"leader":"n1","quorum":null,"sync_standby":"n2"}"#,
+            r#"{"leader":"n1","quorum":0,"sync_standby":null}"#,
+            r#"{"leader":"n1","quorum":0,"sync_standby":null,"degraded":{"copies":1,"wanted":2,"since":1700000000000}}"#,
+        ] {
+            let record: SyncRecord = serde_json::from_str(text).expect("valid");
+            assert_eq!(serde_json::to_string(&record).expect("json"), text);
+        }
+        let short: SyncRecord = serde_json::from_str(r#"{"leader":null}"#).expect("valid");
+        assert_eq!(short, SyncRecord::default());
+        assert!(serde_json::from_str::<SyncRecord>(r#"{"leader":"n1","sync_standby":"n 2"}"#).is_err());
     }
 
     #[test]

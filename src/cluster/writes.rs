@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::keys::{Key, KeySpace};
 use super::records::{
     BootstrapRecord, CredentialsRecord, FailoverRecord, HandoverRecord, HistoryLine, MemberRecord, StatusRecord,
+    SyncRecord,
 };
 use crate::kv::command::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
@@ -65,14 +66,16 @@ impl Writes {
         TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
     }
 
-    /// If nobody leads: `me` leads. Ends a hand-over, and answers a request that named `me` or nobody.
-    pub fn take_leader(&self, me: &NodeName, lease: LeaseId, request: Option<i64>) -> TxnRequest {
+    /// If nobody leads, and the synchronous set is the one that `me` was judged by (zero: absent): `me` leads. Ends a
+    /// hand-over, and answers a request that named `me` or nobody.
+    pub fn take_leader(&self, me: &NodeName, lease: LeaseId, request: Option<i64>, sync: i64) -> TxnRequest {
         let mut success =
             vec![self.put(&Key::Leader, me.as_str().as_bytes().to_vec(), lease), self.delete(&Key::Handover)];
         if request.is_some() {
             success.push(self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)));
         }
-        TxnRequest { compare: vec![self.absent(&Key::Leader)], success, failure: Vec::new() }
+        let compare = vec![self.absent(&Key::Leader), self.unchanged(&Key::Sync, sync)];
+        TxnRequest { compare, success, failure: Vec::new() }
     }
 
     /// If `term` still stands: nobody leads.
@@ -128,6 +131,24 @@ impl Writes {
         TxnRequest {
             compare: vec![self.in_term(term)],
             success: vec![self.put(&Key::Status, json(status), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If `term` still stands and the synchronous set is unchanged (zero: absent): replace it.
+    pub fn sync(&self, term: Term, record: &SyncRecord, mod_revision: i64) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.in_term(term), self.unchanged(&Key::Sync, mod_revision)],
+            success: vec![self.put(&Key::Sync, json(record), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If `term` still stands and the synchronous set is unchanged: there is none.
+    pub fn remove_sync(&self, term: Term, mod_revision: i64) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.in_term(term), self.unchanged(&Key::Sync, mod_revision)],
+            success: vec![self.delete(&Key::Sync)],
             failure: Vec::new(),
         }
     }

@@ -250,12 +250,6 @@ impl ClusterSettings {
     /// ignored, because somebody would rely on them.
     pub fn unkept_promises(&self) -> Vec<(&'static str, &'static str)> {
         let mut found = Vec::new();
-        if self.synchronous_mode != SynchronousMode::Off {
-            found.push((
-                "synchronous_mode",
-                "this version replicates asynchronously only, so an acknowledged commit could be lost; leave the key out to accept that",
-            ));
-        }
         if self.standby_cluster.is_some() {
             found.push((
                 "standby_cluster",

@@ -35,12 +35,14 @@ pub struct Settings {
     pub timing: [f64; 3],
     /// Settings of PostgreSQL for all nodes.
     pub parameters: Map<String, Value>,
+    /// `synchronous_mode`; a node that is alone has nobody to wait for.
+    pub synchronous_mode: &'static str,
 }
 
 impl Default for Settings {
-    /// The product's own defaults.
+    /// The product's own defaults, and no acknowledged commit is lost.
     fn default() -> Self {
-        Self { timing: [5.0, 1.0, 2.0], parameters: Map::new() }
+        Self { timing: [5.0, 1.0, 2.0], parameters: Map::new(), synchronous_mode: "quorum" }
     }
 }
 
@@ -134,6 +136,7 @@ fn node_config(layout: &Layout, node: &NodePaths, settings: &Settings, passwords
                 "ttl": ttl,
                 "loop_wait": loop_wait,
                 "retry_timeout": retry_timeout,
+                "synchronous_mode": if layout.file.nodes.len() < 2 { "off" } else { settings.synchronous_mode },
                 "postgresql": {"use_pg_rewind": true, "parameters": settings.parameters},
             },
         },
@@ -176,6 +179,7 @@ mod tests {
         assert_eq!(yaml["postgresql"]["os_user"], "postgres");
         assert_eq!(yaml["raft"]["members"]["n3"], "127.0.0.1:8010");
         assert_eq!(yaml["bootstrap"]["dcs"]["ttl"], 5);
+        assert_eq!(yaml["bootstrap"]["dcs"]["synchronous_mode"], "quorum");
         assert!(text.starts_with("scope: demo\nname: n2\n"), "{text}");
         assert_eq!(seconds(0.5), json!(0.5));
         assert_eq!(yaml["bootstrap"]["dcs"]["postgresql"]["use_pg_rewind"], true);

@@ -44,9 +44,21 @@ pub fn get(addr: SocketAddr, path: &str, patience: Duration) -> io::Result<Answe
 /// # Errors
 /// As [`get`].
 pub fn post(addr: SocketAddr, path: &str, body: &Value, patience: Duration) -> io::Result<Answer> {
+    send("POST", addr, path, body, patience)
+}
+
+/// `PATCH path` with a JSON body.
+///
+/// # Errors
+/// As [`get`].
+pub fn patch(addr: SocketAddr, path: &str, body: &Value, patience: Duration) -> io::Result<Answer> {
+    send("PATCH", addr, path, body, patience)
+}
+
+fn send(method: &str, addr: SocketAddr, path: &str, body: &Value, patience: Duration) -> io::Result<Answer> {
     let body = body.to_string();
     let head = format!(
-        "POST {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     exchange(addr, &(head + &body), patience)

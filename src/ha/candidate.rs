@@ -7,6 +7,8 @@ use crate::cluster::records::HandoverRecord;
 use crate::types::{Fact, Lsn, NodeName};
 
 use super::reason::Reason;
+use super::sync_proof;
+use super::sync_set::ElectionRule;
 use super::view::{ClusterView, DataDirView, PeerView, ServerView};
 
 /// A shutdown checkpoint record is at least this long: header 24, data header 2, `CheckPoint` 80 bytes or
@@ -33,6 +35,9 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
     if server.timeline < cluster {
         return Err(Reason::TimelineBehind { ours: server.timeline, cluster });
     }
+    if let Some(reason) = sync_proof::unreadable(view, record) {
+        return Err(reason);
+    }
     // After a hand-over the successor is known and proven: no comparison, no waiting. Others stand back
     // for one ttl, then the race is open.
     let patience = view.settings.ttl;
@@ -58,9 +63,10 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
     // A failover by hand (it names no leader) accepts what this node lacks; a switchover that lost its
     // leader half-way does not.
     let forced = named && request.is_some_and(|request| request.leader.is_none());
+    let sync = sync_proof::in_force(record).filter(|_| !forced);
     let optime = record.status.as_ref().map_or(Lsn(0), |status| status.value.optime);
     let lag = optime.ahead_of(server.position);
-    if view.settings.maximum_lag_on_failover < lag && !forced {
+    if view.settings.maximum_lag_on_failover < lag && !forced && sync.is_none() {
         return Err(Reason::LagTooHigh { lag, max: view.settings.maximum_lag_on_failover });
     }
     if let Some(at) = view.memory.wal_advanced_at {
@@ -74,12 +80,28 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
     if server.replaying && !forced {
         return Err(Reason::StillReplaying { position: server.position });
     }
-    compare_with_peers(view, server, forced)?;
+    match sync {
+        Some(sync) => {
+            no_peer_writes(view)?;
+            sync_proof::proves(view, sync, server)?;
+        }
+        None => compare_with_peers(view, server, forced)?,
+    }
     if named {
         return Ok(Reason::NamedByRequest);
     }
     let leaderless_ms = u64::try_from(view.leaderless_for().as_millis()).unwrap_or(u64::MAX);
-    Ok(Reason::BestCandidate { leaderless_ms, position: server.position })
+    let position = server.position;
+    Ok(match sync {
+        Some(_) => Reason::ProvenCandidate { leaderless_ms, position },
+        None => Reason::BestCandidate { leaderless_ms, position },
+    })
+}
+
+/// A primary that answers is alive, whatever the record proves.
+fn no_peer_writes(view: &ClusterView) -> Result<(), Reason> {
+    let writes = view.peers.iter().find(|(_, peer)| peer.fresh().is_some_and(|peer| peer.writable));
+    writes.map_or(Ok(()), |(name, _)| Err(Reason::LivePrimary { peer: name.clone() }))
 }
 
 fn compare_with_peers(view: &ClusterView, server: &ServerView, forced: bool) -> Result<(), Reason> {
@@ -203,9 +225,22 @@ pub fn successor(
     }
 }
 
+/// Whether another member could lead if this node let go: it looks able to, and where the synchronous set decides, enough
+/// of it do.
+pub fn may_others_lead(view: &ClusterView, record: &ClusterRecord) -> bool {
+    let Some(sync) = sync_proof::in_force(record) else { return anybody_else(view, record) };
+    let rule = ElectionRule::of(sync);
+    let able = rule.voters.iter().filter(|name| is_able(view, record, name)).count();
+    rule.quorum < able
+}
+
 /// Whether another member looks able to lead, by its own record.
 pub fn anybody_else(view: &ClusterView, record: &ClusterRecord) -> bool {
-    record.members.iter().any(|(name, member)| {
+    record.members.keys().any(|name| is_able(view, record, name))
+}
+
+fn is_able(view: &ClusterView, record: &ClusterRecord, name: &NodeName) -> bool {
+    record.members.get(name).is_some_and(|member| {
         *name != view.me
             && member.value.role == "replica"
             && member.value.state == "running"

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::Reason;
 use super::rules;
 use super::view::ClusterView;
+use crate::cluster::records::SyncRecord;
 use crate::types::{Lsn, NodeName, StopMode, SystemId, Term};
 
 /// What a node does next about its own PostgreSQL.
@@ -63,6 +64,23 @@ pub enum Action {
         mod_revision: i64,
     },
     AbandonHandover {
+        mod_revision: i64,
+    },
+    /// Stop receiving from the former primary, so that what was confirmed can be counted.
+    StopReceiving,
+    /// Write who may lead after this primary.
+    WriteSync {
+        term: Term,
+        record: SyncRecord,
+        mod_revision: i64,
+    },
+    /// Have commits wait for others than before.
+    Enforce {
+        names: String,
+    },
+    /// Have commits wait for nobody, and remove the record of the synchronous set.
+    EndSync {
+        term: Term,
         mod_revision: i64,
     },
     CancelTask,

@@ -1,4 +1,5 @@
-//! THE DECISION CORE. A failover is decided in `candidate.rs` (who may) and `rules/` (when).
+//! THE DECISION CORE. A failover is decided in `candidate.rs` (who may) and `rules/` (when);
+//! who must have a commit before its client hears of it, in `sync_set.rs`.
 //!
 //! ```text
 //! ClusterView --decide--> Decision { action, reason, recheck_after } --plan--> [Step]
@@ -15,10 +16,15 @@ pub mod reason;
 pub mod rejoin;
 mod rules;
 pub mod step;
+mod sync_names;
+mod sync_proof;
+pub mod sync_set;
+pub mod sync_wish;
 pub mod view;
 
 pub use decide::{Action, Decision, decide};
 pub use plan::plan;
 pub use reason::Reason;
+pub use rules::sync::names_to_start_with;
 pub use step::{PgStep, RecordStep, Step};
 pub use view::ClusterView;

@@ -2,6 +2,7 @@
 //! made from what is then there, goes on.
 
 use super::decide::Action;
+use super::names_to_start_with;
 use super::step::{BY_HAND, PgStep, RecordStep, Step};
 use super::view::ClusterView;
 use crate::types::StopMode;
@@ -33,7 +34,11 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
         }
         Action::StartPrimary => match permit {
             Some(permit) => {
-                vec![Step::Pg(PgStep::Configure { follow: None }), Step::Pg(PgStep::StartPrimary { permit })]
+                let configure = match names_to_start_with(view) {
+                    Some(names) => PgStep::Enforce { names: Some(names) },
+                    None => PgStep::Configure { follow: None },
+                };
+                vec![Step::Pg(configure), Step::Pg(PgStep::StartPrimary { permit })]
             }
             None => Vec::new(),
         },
@@ -60,6 +65,17 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
         Action::ClearRequest { mod_revision } | Action::AbandonHandover { mod_revision } => {
             vec![Step::Record(RecordStep::ClearRequest { mod_revision: *mod_revision })]
         }
+        Action::StopReceiving => vec![Step::Pg(PgStep::Configure { follow: None })],
+        Action::WriteSync { term, record, mod_revision } => vec![Step::Record(RecordStep::WriteSync {
+            term: *term,
+            record: record.clone(),
+            mod_revision: *mod_revision,
+        })],
+        Action::Enforce { names } => vec![Step::Pg(PgStep::Enforce { names: Some(names.clone()) })],
+        Action::EndSync { term, mod_revision } => vec![
+            Step::Pg(PgStep::Enforce { names: None }),
+            Step::Record(RecordStep::RemoveSync { term: *term, mod_revision: *mod_revision }),
+        ],
         Action::CancelTask => vec![Step::Pg(PgStep::CancelTask)],
         Action::Stop { mode } => vec![Step::Pg(PgStep::Stop { mode: *mode })],
         Action::Exit => vec![Step::Exit],

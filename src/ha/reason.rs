@@ -14,6 +14,8 @@ use crate::types::{Lsn, NodeName, SystemId, TimelineId, WalBytes};
 pub enum Reason {
     // steady states
     LeaderHealthy { term: i64 },
+    LeaderDegraded { term: i64, copies: u32, wanted: u32 },
+    CommitsWait { term: i64, there: usize, needed: usize },
     Following { leader: NodeName, streaming: bool },
     Paused,
     PausedWithoutPrimary,
@@ -53,6 +55,9 @@ pub enum Reason {
     WalStillFlowing { since: Duration },
     StillReplaying { position: Lsn },
     PeerStillReplaying { peer: NodeName },
+    SyncUnreadable { why: String },
+    NotSynchronous { proven: String },
+    SyncVotesMissing { heard: usize, needed: usize, missing: String },
     // role changes
     NewCluster,
     AdoptCluster { system_id: SystemId },
@@ -75,6 +80,7 @@ pub enum Reason {
     BehindOwnCluster { ours: TimelineId, cluster: TimelineId },
     WonRace { position: Lsn },
     BestCandidate { leaderless_ms: u64, position: Lsn },
+    ProvenCandidate { leaderless_ms: u64, position: Lsn },
     NamedSuccessor { from: NodeName, shutdown_lsn: Lsn },
     NamedByRequest,
     PermitLost,
@@ -85,6 +91,12 @@ pub enum Reason {
     RestartByHand,
     StartByHand,
     ReinitializeByHand { leader: NodeName },
+    // the synchronous set
+    StopReceiving,
+    SyncRecord { needed: usize, voters: String },
+    SyncNames { count: usize, of: String },
+    SyncDegraded { copies: u32, wanted: u32 },
+    SyncOff,
     // switchover and shutdown
     SwitchoverCheckpoint { to: NodeName },
     SwitchoverWaitsForCandidate { to: NodeName, behind: WalBytes },
@@ -116,6 +128,8 @@ macro_rules! codes {
 
 codes! {
     LeaderHealthy => "leader_healthy",
+    LeaderDegraded => "leader_degraded",
+    CommitsWait => "commits_wait",
     Following => "following",
     Paused => "paused",
     PausedWithoutPrimary => "paused_without_primary",
@@ -153,6 +167,9 @@ codes! {
     WalStillFlowing => "wal_still_flowing",
     StillReplaying => "still_replaying",
     PeerStillReplaying => "peer_still_replaying",
+    SyncUnreadable => "sync_unreadable",
+    NotSynchronous => "not_synchronous",
+    SyncVotesMissing => "sync_votes_missing",
     NewCluster => "new_cluster",
     AdoptCluster => "adopt_cluster",
     CreateDatabase => "create_database",
@@ -174,6 +191,7 @@ codes! {
     BehindOwnCluster => "behind_own_cluster",
     WonRace => "won_race",
     BestCandidate => "best_candidate",
+    ProvenCandidate => "proven_candidate",
     NamedSuccessor => "named_successor",
     NamedByRequest => "named_by_request",
     PermitLost => "permit_lost",
@@ -183,6 +201,11 @@ codes! {
     RestartByHand => "restart_by_hand",
     StartByHand => "start_by_hand",
     ReinitializeByHand => "reinitialize_by_hand",
+    StopReceiving => "stop_receiving",
+    SyncRecord => "sync_record",
+    SyncNames => "sync_names",
+    SyncDegraded => "sync_degraded",
+    SyncOff => "sync_off",
     SwitchoverCheckpoint => "switchover_checkpoint",
     SwitchoverWaitsForCandidate => "switchover_waits_for_candidate",
     SwitchoverStop => "switchover_stop",
@@ -199,6 +222,13 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LeaderHealthy { term } => write!(f, "this node leads in term {term}"),
+            Self::LeaderDegraded { term, copies, wanted } => {
+                write!(f, "this node leads in term {term}, and commits are on {copies} instead of {wanted} nodes")
+            }
+            Self::CommitsWait { term, there, needed } => write!(
+                f,
+                "this node leads in term {term}, and commits wait: {there} of {needed} standbys that must confirm them are there"
+            ),
             Self::Following { leader, streaming: true } => write!(f, "following {leader}, streaming"),
             Self::Following { leader, streaming: false } => write!(f, "following {leader}, not streaming yet"),
             Self::Paused => write!(f, "the cluster is paused: hands off"),
@@ -272,6 +302,19 @@ impl fmt::Display for Reason {
             Self::PeerStillReplaying { peer } => {
                 write!(f, "{peer} starts and cannot tell yet how much WAL it has")
             }
+            Self::SyncUnreadable { why } => {
+                write!(
+                    f,
+                    "the record of the synchronous set cannot be understood, so nobody is proven to have every commit: {why}"
+                )
+            }
+            Self::NotSynchronous { proven } => {
+                write!(f, "this node may lack acknowledged commits; only these are proven to have them: {proven}")
+            }
+            Self::SyncVotesMissing { heard, needed, missing } => write!(
+                f,
+                "acknowledged commits may be where this node cannot look: {heard} of {needed} members are heard; {missing}"
+            ),
             Self::WalStillFlowing { since } => {
                 write!(f, "WAL still arrives from the former primary ({} ms ago)", since.as_millis())
             }
@@ -328,6 +371,10 @@ impl fmt::Display for Reason {
                 f,
                 "nobody has led for {leaderless_ms} ms and no member that answers and may lead has more WAL than this node's {position}"
             ),
+            Self::ProvenCandidate { leaderless_ms, position } => write!(
+                f,
+                "nobody has led for {leaderless_ms} ms and this node, at {position}, is proven to have every acknowledged commit"
+            ),
             Self::NamedSuccessor { from, shutdown_lsn } => {
                 write!(f, "{from} handed over to this node, which has its shutdown checkpoint {shutdown_lsn}")
             }
@@ -343,6 +390,27 @@ impl fmt::Display for Reason {
             Self::ReinitializeByHand { leader } => {
                 write!(f, "a new copy was asked for: replacing the data here by {leader}'s")
             }
+            Self::StopReceiving => {
+                write!(
+                    f,
+                    "nobody leads: receiving no more from the former primary, so that what was confirmed can be counted"
+                )
+            }
+            Self::SyncRecord { voters, .. } if voters.is_empty() => {
+                write!(f, "recording that nobody but this node may lead")
+            }
+            Self::SyncRecord { needed, voters } => {
+                write!(f, "recording who may lead after this node: the most advanced of any {needed} of {voters}")
+            }
+            Self::SyncNames { count: 0, .. } => write!(f, "commits are to wait for nobody"),
+            Self::SyncNames { count, of } => write!(f, "commits are to wait for {count} of {of}"),
+            Self::SyncDegraded { copies, wanted } => {
+                write!(f, "too few standbys: recording that commits will be on {copies} instead of {wanted} nodes")
+            }
+            Self::SyncOff => write!(
+                f,
+                "synchronous_mode is off: commits are to wait for nobody, and the record of the synchronous set goes"
+            ),
             Self::SwitchoverCheckpoint { to } => write!(f, "switchover to {to}: writing a checkpoint first"),
             Self::SwitchoverWaitsForCandidate { to, behind } => {
                 write!(f, "switchover to {to}: it is {} bytes behind", behind.0)

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::records::SyncRecord;
 use crate::types::{LeaderPermit, Lsn, NodeName, StopMode, SystemId, Term};
 
 /// One effect. A crash may fall between any two.
@@ -74,6 +75,12 @@ pub enum PgStep {
     },
     /// Create the roles that the cluster needs.
     CreateRoles,
+    /// Have commits wait for those whom the text of `synchronous_standby_names` names, before anything goes on; none
+    /// leaves it to the user's own parameter. Follows nobody.
+    Enforce {
+        /// The text.
+        names: Option<String>,
+    },
     /// End the long task.
     CancelTask,
 }
@@ -108,6 +115,22 @@ pub enum RecordStep {
         shutdown_lsn: Lsn,
         /// `switchover` or `shutdown`.
         why: String,
+    },
+    /// If this node still leads in `term` and nobody else has written the key: who may lead after it.
+    WriteSync {
+        /// The term.
+        term: Term,
+        /// What it says.
+        record: SyncRecord,
+        /// The key's `mod_revision`; zero: it is not there.
+        mod_revision: i64,
+    },
+    /// If this node still leads in `term` and nobody else has written the key: whoever has enough WAL may lead.
+    RemoveSync {
+        /// The term.
+        term: Term,
+        /// The key's `mod_revision`.
+        mod_revision: i64,
     },
     /// If the request is still the one that was judged: it is done or refused.
     ClearRequest {

@@ -59,6 +59,33 @@ pub struct Settings {
     pub use_pg_rewind: bool,
     /// This node's tag.
     pub nofailover: bool,
+    /// Who must confirm commits.
+    pub synchronous: Synchronous,
+}
+
+/// Who must confirm commits, as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synchronous {
+    /// Nobody, chosen standbys, or any of all.
+    pub mode: SyncMode,
+    /// Commits wait when nobody can confirm them.
+    pub strict: bool,
+    /// So many standbys confirm.
+    pub node_count: usize,
+    /// A standby further behind than this does not confirm; none: however far.
+    pub maximum_lag: Option<WalBytes>,
+}
+
+/// Kinds of synchronous replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncMode {
+    /// None.
+    Off,
+    /// Chosen standbys, all of which confirm.
+    On,
+    /// Any of all fit standbys.
+    Quorum,
 }
 
 /// The data directory's state.
@@ -152,10 +179,16 @@ pub struct ServerView {
     pub replaying: bool,
     /// Whether WAL arrives over a connection.
     pub streaming: bool,
+    /// Standby: whether WAL could still arrive: a receiver is there, whatever it does.
+    pub receiving: bool,
     /// Whom its configuration follows.
     pub follows: Option<NodeName>,
     /// Primary: who streams from it.
     pub standbys: BTreeMap<NodeName, StandbyView>,
+    /// As it is in force.
+    pub synchronous_standby_names: String,
+    /// Where the last checkpoint began.
+    pub checkpoint_redo: Lsn,
 }
 
 /// A standby as the primary sees it.
@@ -165,6 +198,8 @@ pub struct StandbyView {
     pub streaming: bool,
     /// Flushed there.
     pub flushed: Lsn,
+    /// Its WAL sender counts what it confirms.
+    pub counted: bool,
 }
 
 /// A member's direct answer.
@@ -180,6 +215,8 @@ pub struct PeerView {
     pub position: Option<Lsn>,
     /// Its PostgreSQL starts, or still reads the WAL that it had: it may have more than it can say now.
     pub pending: bool,
+    /// WAL could still arrive there from somebody: its position may grow after it was said.
+    pub receiving: bool,
 }
 
 /// A long task.
@@ -233,6 +270,10 @@ pub struct Memory {
     pub failed_tasks: Attempts,
     /// What a person asked for, until it is done.
     pub by_hand: Option<ByHand>,
+    /// The text of `synchronous_standby_names` that is in force.
+    pub commit_rule: Option<InForce>,
+    /// Primary: when each standby that confirms, or may be elected, was last seen streaming.
+    pub standbys_seen: BTreeMap<NodeName, Mono>,
 }
 
 /// What a person asked a node to do with its PostgreSQL. Also in a paused cluster: pause keeps howdah's hands off,
@@ -252,6 +293,19 @@ pub enum ByHand {
         /// The old directory has been moved aside, and the copy has begun.
         moved: bool,
     },
+}
+
+/// What is known of the rule by which commits are confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Its text.
+    pub names: String,
+    /// Since when it has been seen.
+    pub since: Mono,
+    /// The position at that moment.
+    pub seen: Lsn,
+    /// The primary's position when every process went by it: whoever has this has what came before the rule.
+    pub from: Option<Lsn>,
 }
 
 /// Attempts in a row that have come to nothing.

@@ -352,6 +352,7 @@ impl Control for NodeControl {
                     timeline: None,
                     position: None,
                     pending: false,
+                    receiving: false,
                 });
             };
             let _one = self.asking.lock().await;
@@ -370,6 +371,7 @@ impl Control for NodeControl {
                 timeline: status.as_ref().map(|status| status.timeline),
                 position: status.as_ref().map(|status| status.position()),
                 pending: candidate && pending,
+                receiving: status.as_ref().is_none_or(|status| status.receives()),
             })
         })
     }

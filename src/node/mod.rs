@@ -223,6 +223,7 @@ async fn run_agent(
             initial_config: config.bootstrap.dcs.clone(),
             task: None,
             follows: None,
+            names: None,
             promoted: false,
             created: false,
             configured: None,

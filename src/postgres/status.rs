@@ -64,6 +64,8 @@ pub struct SqlStatus {
     pub timeline: TimelineId,
     /// The timeline of its last checkpoint; behind `timeline` until the checkpoint after a promotion is done.
     pub checkpoint_timeline: TimelineId,
+    /// Where its last checkpoint began.
+    pub checkpoint_redo: Lsn,
     /// Primary or replica.
     pub role: SqlRole,
     /// Everybody who streams from it.
@@ -93,6 +95,11 @@ impl SqlStatus {
     /// Whether it is a standby.
     pub fn in_recovery(&self) -> bool {
         matches!(self.role, SqlRole::Replica(_))
+    }
+
+    /// Whether it is a standby to which WAL could arrive: a receiver is there, whatever it does.
+    pub fn receives(&self) -> bool {
+        matches!(&self.role, SqlRole::Replica(replica) if replica.receiver.is_some())
     }
 
     /// The position that counts in comparisons: flushed on a primary, received on a replica.
@@ -280,6 +287,7 @@ pub(super) fn read_status(
         postmaster_start_time: row.required("started")?.to_owned(),
         timeline: TimelineId(timeline.into_iter().flatten().max().unwrap_or(checkpoint_timeline)),
         checkpoint_timeline: TimelineId(checkpoint_timeline),
+        checkpoint_redo: row.parse_required("checkpoint_redo")?,
         role,
         replication: senders.iter().map(read_sender).collect::<Result<_, _>>()?,
         slots: slots.iter().map(read_slot).collect::<Result<_, _>>()?,

@@ -19,7 +19,6 @@ use howdah::dev::{agent_process, ports};
 use howdah::telemetry::clock;
 use howdah::types::Mono;
 use rustix::process::Signal;
-use serde_json::Map;
 
 use crate::observe::{self, Seen};
 use crate::report::measured;
@@ -379,7 +378,7 @@ fn postgres_program(name: &str) -> PathBuf {
 /// Settings for [`Options`] with other times than the defaults.
 #[allow(dead_code)] // not every program that includes this file needs it
 pub fn timing(ttl: f64, loop_wait: f64, retry_timeout: f64) -> Settings {
-    Settings { timing: [ttl, loop_wait, retry_timeout], parameters: Map::new() }
+    Settings { timing: [ttl, loop_wait, retry_timeout], ..Settings::default() }
 }
 
 fn last_lines(path: &Path, count: usize) -> String {

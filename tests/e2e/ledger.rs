@@ -75,6 +75,11 @@ impl Ledger {
 
     /// As [`Ledger::start`], with `primary` known to the caller.
     pub fn start_on(cluster: &Cluster, primary: &str) -> Self {
+        Self::start_with(cluster, primary, FOLLOWERS)
+    }
+
+    /// As [`Ledger::start_on`], with so many followers.
+    pub fn start_with(cluster: &Cluster, primary: &str, followers: usize) -> Self {
         cluster.sql(primary, CREATE).expect("create the ledger's table");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -92,11 +97,11 @@ impl Ledger {
             ambush: Vec::new(),
             runtime,
         };
-        ledger.hire(cluster, primary);
+        ledger.hire(cluster, primary, followers);
         ledger
     }
 
-    fn hire(&mut self, cluster: &Cluster, primary: &str) {
+    fn hire(&mut self, cluster: &Cluster, primary: &str, followers: usize) {
         let started = clock::now();
         for name in self.hosts.keys() {
             let writer = format!("r{}/direct-{name}", self.run);
@@ -108,7 +113,7 @@ impl Ledger {
         for config in read_write.values_mut() {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        let followers: Vec<String> = (1..=FOLLOWERS).map(|i| format!("r{}/follower-{i}", self.run)).collect();
+        let followers: Vec<String> = (1..=followers).map(|i| format!("r{}/follower-{i}", self.run)).collect();
         for writer in &followers {
             let task = write_on(writer.clone(), read_write.clone(), FOLLOWER_STATEMENT, Arc::clone(&self.book));
             self.writers.push(self.runtime.spawn(task));
@@ -132,6 +137,13 @@ impl Ledger {
     /// How many writes sent after `since` any node has acknowledged to followers.
     pub fn follower_acks(&self, since: Mono) -> usize {
         self.acks().iter().filter(|ack| ack.id.0.contains("follower") && ack.sent > since).count()
+    }
+
+    /// How many attempts on a node have failed since.
+    #[allow(dead_code)] // not every program that includes this file needs it
+    pub fn failures_on(&self, node: &str, since: Mono) -> usize {
+        let failures = self.book.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().filter(|failure| failure.node == node && since < failure.at).count()
     }
 
     /// The node, other than `old`, that has acknowledged a direct write sent after `since`.

@@ -106,7 +106,22 @@ pub fn is_streaming(seen: &[Seen], name: &str) -> bool {
 /// Whether there is one primary and every other node streams from it.
 pub fn is_healthy(seen: &[Seen]) -> bool {
     let Some(primary) = primary(seen) else { return false };
-    seen.iter().all(|node| node.name == primary || is_streaming(seen, &node.name))
+    seen.iter().all(|node| node.name == primary || is_streaming(seen, &node.name)) && is_protected(seen)
+}
+
+/// Whether a failover would lose nothing, as far as that was asked for: the record of the primary counts on every replica
+/// that it can.
+pub fn is_protected(seen: &[Seen]) -> bool {
+    let Some(primary) = primary(seen) else { return false };
+    let Some(primary) = seen.iter().find(|node| node.name == primary) else { return false };
+    let part = |path: &str| primary.howdah.pointer(&format!("/snapshot/cluster/{path}")).cloned().unwrap_or_default();
+    let counted = part("sync/standbys").as_array().map_or(0, Vec::len);
+    let wanted = match part("settings/synchronous_mode").as_str() {
+        Some("quorum") => seen.len() - 1,
+        Some("on") => part("settings/synchronous_node_count").as_u64().map_or(0, |n| usize::try_from(n).unwrap_or(0)),
+        _ => 0,
+    };
+    wanted <= counted
 }
 
 /// The timeline of the one primary.

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::config::SynchronousMode;
 use crate::types::{Mono, NodeName};
 
 const NOW: Mono = Mono(101_000_000_000);
@@ -34,6 +35,8 @@ fn set_sync(snapshot: &mut Snapshot, standbys: &[&str], quorum: Option<u32>) {
     if let Some(cluster) = &mut snapshot.cluster {
         cluster.sync.standbys = standbys.iter().map(|name| name.parse::<NodeName>().expect("valid")).collect();
         cluster.sync.quorum = quorum;
+        let mode = if quorum.is_some() { SynchronousMode::Quorum } else { SynchronousMode::On };
+        cluster.settings.synchronous_mode = mode;
     }
 }
 

@@ -7,4 +7,5 @@ pub(super) mod safety;
 pub(super) mod shutdown;
 pub(super) mod standby;
 pub(super) mod stopped;
+pub(super) mod sync;
 pub(super) mod task;

@@ -12,6 +12,7 @@ use crate::ha::view::{ClusterView, DataDirView, ProcessView, ServerView};
 use crate::types::{Fact, StopMode, WalBytes};
 
 use super::stopped::start_took_too_long;
+use super::sync;
 
 /// A candidate that lacks no more than this is caught up during the stop itself.
 const NEARLY_CAUGHT_UP: WalBytes = WalBytes(1 << 20);
@@ -48,12 +49,15 @@ pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
     {
         return Some(switchover(view, record, server, request));
     }
-    Some(hold(view, Reason::LeaderHealthy { term: term.0 }))
+    if let Some(decision) = sync::adjust(view, record, server, term) {
+        return Some(decision);
+    }
+    Some(hold(view, sync::state(view, record, server, term)))
 }
 
 /// It does not accept connections yet, perhaps because it replays a lot of WAL after a crash.
 fn starting(view: &ClusterView, record: &ClusterRecord, why: &str) -> Decision {
-    if start_took_too_long(view) && candidate::anybody_else(view, record) {
+    if start_took_too_long(view) && candidate::may_others_lead(view, record) {
         let limit = view.settings.primary_start_timeout;
         return act(Action::Stop { mode: StopMode::Immediate }, Reason::StartTooSlow { limit });
     }

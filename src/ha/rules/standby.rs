@@ -1,12 +1,20 @@
 //! PostgreSQL runs as a standby: follow, race, or become the primary.
 
+use std::time::Duration;
+
 use crate::cluster::ClusterRecord;
 use crate::ha::candidate;
 use crate::ha::decide::{Action, Decision, act, hold, wait_briefly};
 use crate::ha::reason::Reason;
 use crate::ha::rejoin;
+use crate::ha::sync_proof;
 use crate::ha::view::{ClusterView, ProcessView, ServerView};
 use crate::types::{Fact, NodeName};
+
+use super::sync;
+
+/// Members are asked again so soon while they prepare their votes.
+const VOTES_AGAIN: Duration = Duration::from_millis(30);
 
 /// Applies while the server says that it is in recovery, or does not say anything yet.
 pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
@@ -42,6 +50,11 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, server: &ServerView) ->
     if view.permit_to_lead().is_none() {
         return wait_briefly(Reason::AwaitingRenewal);
     }
+    if let Some(term) = record.term()
+        && let Some(decision) = sync::before_promotion(view, record, server, term)
+    {
+        return decision;
+    }
     act(Action::Promote, Reason::WonRace { position: server.position })
 }
 
@@ -68,8 +81,27 @@ fn race(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Deci
     if record.initialize.is_none() {
         return wait_briefly(Reason::StandbyWithoutCluster);
     }
-    match candidate::may_lead(view, record, server) {
+    let judged = candidate::may_lead(view, record, server);
+    let counted = sync_proof::in_force(record).is_some();
+    if counted && (server.receiving || server.follows.is_some()) {
+        // Votes count only when no more can be received: the former primary may still run somewhere, and a commit that
+        // is confirmed to it now would be on no successor.
+        return match judged {
+            Ok(reason @ Reason::NamedSuccessor { .. }) => act(Action::TakeLeader, reason),
+            Err(
+                reason @ (Reason::HandoverToOther { .. }
+                | Reason::RequestForOther { .. }
+                | Reason::WalStillFlowing { .. }
+                | Reason::SyncUnreadable { .. }),
+            ) => wait_briefly(reason),
+            Ok(_) | Err(_) => act(Action::StopReceiving, Reason::StopReceiving),
+        };
+    }
+    match judged {
         Ok(reason) => act(Action::TakeLeader, reason),
+        Err(reason @ Reason::SyncVotesMissing { .. }) if view.leaderless_for() < view.settings.ttl => {
+            Decision { action: Action::Wait, reason, recheck_after: VOTES_AGAIN }
+        }
         Err(reason) => wait_briefly(reason),
     }
 }

@@ -8,7 +8,8 @@ use crate::ha::candidate;
 use crate::ha::decide::{Action, Decision, act, begin, start_standby, wait, wait_briefly};
 use crate::ha::reason::Reason;
 use crate::ha::rejoin::{self, Rejoin};
-use crate::ha::view::{ClusterView, ControlState, ControlView, DataDirView, ProcessView};
+use crate::ha::sync_proof;
+use crate::ha::view::{ClusterView, ControlState, ControlView, DataDirView, ProcessView, SyncMode};
 use crate::types::{NodeName, Term};
 
 /// So many crashes in a row make another node preferable.
@@ -65,6 +66,14 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, control: &ControlView, 
     if control.standby_signal || matches!(control.state, ControlState::InRecovery | ControlState::ShutDownInRecovery) {
         return start_standby(view, None, Reason::StartToPromote);
     }
+    // Another was the last to acknowledge commits: this data is no primary's to go on with.
+    if let Some(sync) = sync_proof::in_force(record)
+        && sync.leader.as_ref() != Some(&view.me)
+        && view.settings.synchronous.mode != SyncMode::Off
+    {
+        let proven = sync.leader.iter().chain(&sync.sync_standby).map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+        return act(Action::ReleaseLeader { term }, Reason::NotSynchronous { proven });
+    }
     if let Some(request) = &record.failover
         && view.memory.stopped_for_handover.is_some()
     {
@@ -76,7 +85,7 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, control: &ControlView, 
 /// A restart in place loses nothing, as long as it comes to something.
 fn start_primary(view: &ClusterView, record: &ClusterRecord, term: Term, crashed: bool) -> Decision {
     let starts = &view.memory.crash_restarts;
-    if candidate::anybody_else(view, record) {
+    if candidate::may_others_lead(view, record) {
         let limit = view.settings.primary_start_timeout;
         let give_up = if crashed && limit.is_zero() {
             Some(Reason::FailoverRatherThanRestart)

@@ -5,7 +5,7 @@
 
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::Initialize;
-use howdah::ha::view::{ByHand, ClusterView, ControlState, ControlView, DataDirView, ProcessView, ServerView};
+use howdah::ha::view::{ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, ProcessView, ServerView};
 use howdah::ha::{Action, decide};
 use howdah::types::{Fact, LeaderPermit, Lsn, NodeName, SystemId, Term};
 use proptest::prelude::*;
@@ -77,8 +77,11 @@ impl World {
             position: control.checkpoint.max(control.min_recovery_end),
             replaying: false,
             streaming: false,
+            receiving: false,
             follows,
             standbys: std::collections::BTreeMap::new(),
+            synchronous_standby_names: String::new(),
+            checkpoint_redo: Lsn(0),
         };
         self.view.server = Fact::Fresh(server);
         self.view.process = ProcessView::Running { writable };
@@ -94,6 +97,14 @@ impl World {
             Fact::Fresh(server) => server,
             _ => panic!("it was decided about a server that does not answer"),
         }
+    }
+
+    fn enforce(&mut self, names: String) {
+        let now = self.view.now;
+        let server = self.server();
+        let seen = server.position;
+        server.synchronous_standby_names.clone_from(&names);
+        self.view.memory.commit_rule = Some(InForce { names, since: now, seen, from: Some(seen) });
     }
 
     /// What `action` comes to. False when the node is at rest.
@@ -132,6 +143,21 @@ impl World {
                 (server.in_recovery, server.timeline.0) = (false, server.timeline.0 + 1);
             }
             Action::Follow { leader } => self.server().follows = leader,
+            Action::StopReceiving => {
+                let server = self.server();
+                (server.follows, server.receiving, server.streaming) = (None, false, false);
+            }
+            Action::Enforce { names } => self.enforce(names),
+            Action::WriteSync { term, record, mod_revision } => {
+                assert_eq!((self.record.term(), self.record.sync_revision), (Some(term), mod_revision));
+                self.record.sync = Some(record);
+                self.record.sync_revision += 1;
+                self.record.damaged.retain(|key, _| !key.ends_with("/sync"));
+            }
+            Action::EndSync { .. } => {
+                self.enforce(String::new());
+                (self.record.sync, self.record.sync_revision) = (None, 0);
+            }
             Action::StopStandby | Action::StopPrimary | Action::Stop { .. } => self.stop(),
             Action::StopToRestart => {
                 self.stop();

@@ -15,10 +15,13 @@
 //! data empty | foreign "why" | incomplete "why" | unreadable "why" | of 8
 //! process absent|crashed|standby|writable|stopping|unknown     server silent 3s | unknown "why"
 //! permit 3s [term=100] | over | none           guardian-permit ..., from an agent before this one
-//! streams n2 at=0/5000 [catching-up=yes]    streams nobody
-//! peer n2 [at= timeline= writable=yes promotable=no pending=yes]    peer n2 silent    peer n2 late
-//! task initdb|basebackup|rewind [from=n2] | none         set pause=yes nofailover=yes rewind=no lag=1000 ...
 //! remember restart=asked|stopped   remember new-copy=asked|forced|moved
+//! streams n2 at=0/5000 [catching-up=yes counted=yes]    streams nobody
+//! sync n2 n3 [leader=n1 quorum=1 copies=1]      the record of the synchronous set      sync none
+//! names "ANY 1 (n2)" [for=2s]       synchronous_standby_names in force; every process goes by it after 1 s
+//! checkpoint at=0/5000             where the last one began
+//! peer n2 [at= timeline= writable=yes promotable=no pending=yes receiving=yes]    peer n2 silent    peer n2 late
+//! task initdb|basebackup|rewind [from=n2] | none         set pause=yes nofailover=yes sync=quorum strict=yes ...
 //! remember stopped=1s ...          what the node has kept in mind, as "so long ago" or a number
 //! stop-node                        the node is asked to stop           after 2s    time passes
 //! decide                           prints the action, why, when to look again, and the steps
@@ -31,10 +34,13 @@ use std::time::Duration;
 
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
-use howdah::cluster::records::{FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord};
+use howdah::cluster::records::{
+    Degraded, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
+};
+use howdah::ha::sync_wish;
 use howdah::ha::view::{
-    Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView,
-    Settings, StandbyView, TaskKind, TaskView,
+    Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, Memory, PeerView, ProcessView,
+    ServerView, Settings, StandbyView, SyncMode, Synchronous, TaskKind, TaskView,
 };
 use howdah::types::{Fact, LeaderPermit, LeaseId, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WalBytes, WallTime};
 
@@ -66,11 +72,17 @@ pub fn settings() -> Settings {
         pause: false,
         use_pg_rewind: true,
         nofailover: false,
+        synchronous: Synchronous { mode: SyncMode::Off, strict: false, node_count: 1, maximum_lag: None },
     }
 }
 
 pub fn versioned<T>(value: T, revision: i64) -> Versioned<T> {
     Versioned { value, create_revision: revision, mod_revision: revision, lease: LeaseId(1) }
+}
+
+/// The members that a text of `synchronous_standby_names` names.
+fn sync_names(text: &str) -> std::collections::BTreeSet<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
 }
 
 fn control(state: ControlState, standby_signal: bool) -> ControlView {
@@ -192,6 +204,7 @@ impl Story {
                 self.view.request_due = words.yes("due").unwrap_or(true);
                 self.record.failover = (!none).then(|| versioned(request, 77));
             }
+            "sync" => self.sync(words),
             "handover" => {
                 let handover = HandoverRecord {
                     from: words.node("from").unwrap(),
@@ -220,6 +233,39 @@ impl Story {
         true
     }
 
+    fn sync(&mut self, words: &mut Words) {
+        let mut record = SyncRecord::default();
+        while let Some(name) = words.next() {
+            if name == "none" {
+                (self.record.sync, self.record.sync_revision) = (None, 0);
+                return;
+            }
+            record.sync_standby.insert(node(&name));
+        }
+        record.leader = words.node("leader");
+        record.quorum = words.number("quorum").map(|quorum| u32::try_from(quorum).unwrap());
+        record.degraded = words.number("copies").map(|copies| Degraded {
+            copies: u32::try_from(copies).unwrap(),
+            wanted: 2,
+            since: Some(WallTime(0)),
+        });
+        (self.record.sync, self.record.sync_revision) = (Some(record), 88);
+    }
+
+    /// What PostgreSQL enforces, and since when it has been seen.
+    fn names(&mut self, words: &mut Words) {
+        let text = words.word();
+        let rule = sync_names(&text);
+        let since = words.named("for").map_or(self.view.now, |span| self.ago(&span));
+        let Fact::Fresh(server) = &mut self.view.server else { panic!("PostgreSQL must run to enforce anything") };
+        for (name, standby) in &mut server.standbys {
+            standby.counted = rule.contains(name.as_str());
+        }
+        server.synchronous_standby_names = text.clone();
+        let seen = Lsn(0x1000);
+        self.view.memory.commit_rule = Some(InForce { names: text, since, seen, from: None });
+    }
+
     fn member(&mut self, words: &mut Words) {
         let name = node(&words.word());
         if words.next().is_some_and(|word| word == "gone") {
@@ -244,6 +290,11 @@ impl Story {
         }
         if let Some(nofailover) = words.yes("nofailover") {
             member.tags.insert("nofailover".into(), nofailover.into());
+        }
+        for tag in ["nosync", "sync_priority"] {
+            if let Some(value) = words.named(tag) {
+                member.tags.insert(tag.into(), value.parse::<i64>().map_or(value.into(), Into::into));
+            }
         }
         if words.named("checkpoint").is_some_and(|word| word == "pending") {
             member.checkpoint_after_promote = Some(false);
@@ -289,6 +340,11 @@ impl Story {
                 other => panic!("a server is not {other:?}"),
             },
             "streams" => self.streams(words),
+            "names" => self.names(words),
+            "checkpoint" => {
+                let Fact::Fresh(server) = &mut self.view.server else { panic!("PostgreSQL must run for that") };
+                server.checkpoint_redo = words.lsn("at").unwrap();
+            }
             "permit" => self.view.permit = self.permit(words),
             "guardian-permit" => self.view.guardian_permit = self.permit(words),
             "task" => {
@@ -329,8 +385,11 @@ impl Story {
             position,
             replaying,
             streaming,
+            receiving: streaming,
             follows,
             standbys: std::collections::BTreeMap::new(),
+            synchronous_standby_names: String::new(),
+            checkpoint_redo: Lsn(0x1000),
         };
         self.view.server = Fact::Fresh(server);
         self.view.process = ProcessView::Running { writable };
@@ -366,7 +425,9 @@ impl Story {
             name => {
                 let flushed = words.lsn("at").expect("it has a position");
                 let streaming = !words.yes("catching-up").unwrap_or(false);
-                server.standbys.insert(node(name), StandbyView { streaming, flushed });
+                let counted = words.yes("counted");
+                let counted = counted.unwrap_or(sync_names(&server.synchronous_standby_names).contains(name));
+                server.standbys.insert(node(name), StandbyView { streaming, flushed, counted });
             }
         }
     }
@@ -379,6 +440,7 @@ impl Story {
             timeline: Some(words.timeline().unwrap_or(TimelineId(1))),
             position: words.lsn("at"),
             pending: words.yes("pending").unwrap_or(false),
+            receiving: words.yes("receiving").unwrap_or(false),
         };
         let fact = match words.next().as_deref() {
             None => Fact::Fresh(answer),
@@ -398,6 +460,17 @@ impl Story {
                 "rewind" => settings.use_pg_rewind = yes(&value),
                 "lag" => settings.maximum_lag_on_failover = WalBytes(value.parse().unwrap()),
                 "ttl" => settings.ttl = span(&value),
+                "sync" => {
+                    settings.synchronous.mode = match value.as_str() {
+                        "off" => SyncMode::Off,
+                        "on" => SyncMode::On,
+                        "quorum" => SyncMode::Quorum,
+                        other => panic!("there is no mode {other:?}"),
+                    }
+                }
+                "strict" => settings.synchronous.strict = yes(&value),
+                "node-count" => settings.synchronous.node_count = value.parse().unwrap(),
+                "sync-lag" => settings.synchronous.maximum_lag = Some(WalBytes(value.parse().unwrap())),
                 "start-timeout" => settings.primary_start_timeout = span(&value),
                 other => panic!("there is no setting {other:?}"),
             }
@@ -420,6 +493,7 @@ impl Story {
                 "checkpointed" => memory.checkpointed_for = Some(value.parse().unwrap()),
                 "ending" => memory.ending_term = Some(Term(value.parse().unwrap())),
                 "rewind-failed" => memory.rewind_failed = Some(value.clone()),
+                "from" => memory.commit_rule.as_mut().expect("names are in force").from = Some(lsn(&value)),
                 "standby-starts" => memory.standby_starts = attempts(),
                 "failed-tasks" => memory.failed_tasks = attempts(),
                 "restart" => memory.by_hand = Some(ByHand::Restart { stopped: value == "stopped" }),
@@ -438,6 +512,10 @@ impl Story {
     }
 
     fn decide(&mut self) -> String {
+        // As the observer does after each look.
+        if let Fact::Fresh(server) = &self.view.server {
+            sync_wish::remember(&mut self.view.memory, &self.record, server, self.view.now);
+        }
         self.view.record = match &self.known {
             Known::Fresh => Fact::Fresh(self.record.clone()),
             Known::Stale(age) => Fact::Stale { value: self.record.clone(), age: *age },

@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use howdah::cluster::ClusterRecord;
-use howdah::cluster::records::{FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord};
+use howdah::cluster::records::{
+    Degraded, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
+};
 use howdah::ha::view::{
-    Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView,
-    StandbyView, TaskKind, TaskView,
+    Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, Memory, PeerView, ProcessView,
+    ServerView, StandbyView, SyncMode, Synchronous, TaskKind, TaskView,
 };
 use howdah::ha::{Action, Decision, PgStep, RecordStep, Step, decide, plan};
 use howdah::types::{Fact, LeaderPermit, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WallTime};
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -83,7 +85,8 @@ prop_compose! {
         failover in option::weighted(0.3, (option::of(name()), option::of(name()))),
         handover in option::weighted(0.2, (name(), name(), position())),
         history in vec(position(), 0..3),
-        damaged in prop::sample::select(vec![None, None, None, None, Some("leader"), Some("members/n2")]),
+        sync in option::of(sync()),
+        damaged in prop::sample::select(vec![None, None, None, None, Some("leader"), Some("members/n2"), Some("sync")]),
     ) -> ClusterRecord {
         let handover = handover.map(|(from, to, shutdown_lsn)| HandoverRecord {
             from, to, shutdown_lsn, ended_term: 90, at: WallTime(0), why: "switchover".into(),
@@ -105,6 +108,8 @@ prop_compose! {
             handover: handover.map(|value| versioned(value, 95)),
             history: history.into_iter().enumerate().map(line).collect(),
             damaged: damaged.map(|key| (format!("/service/demo/{key}"), "nonsense".to_owned())).into_iter().collect(),
+            sync_revision: 88,
+            sync: sync.filter(|_| damaged != Some("sync")),
             ..ClusterRecord::default()
         }
     }
@@ -150,21 +155,43 @@ fn process() -> impl Strategy<Value = ProcessView> {
     ]
 }
 
+fn names() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["", "*", "n2", "\"n2\"", "ANY 1 (\"n2\")", "ANY 1 (\"n2\",\"n3\")", "2 (\"n2\",\"n3\")"])
+}
+
+prop_compose! {
+    fn sync()(
+        leader in option::weighted(0.9, name()),
+        sync_standby in btree_set(name(), 0..4),
+        quorum in option::of(0..3_u32),
+        short in any::<bool>(),
+    ) -> SyncRecord {
+        let degraded = short.then_some(Degraded { copies: 1, wanted: 2, since: None });
+        SyncRecord { leader, sync_standby, quorum, degraded }
+    }
+}
+
 prop_compose! {
     fn server()(
         in_recovery in any::<bool>(),
         timeline in timeline(),
         position in position(),
-        streaming in any::<bool>(),
+        (streaming, receiving) in (any::<bool>(), any::<bool>()),
         replaying in any::<bool>(),
         follows in option::of(name()),
-        standbys in btree_map(name(), (any::<bool>(), position()), 0..3),
+        standbys in btree_map(name(), (any::<bool>(), position(), any::<bool>()), 0..3),
+        names in names(),
+        checkpoint_redo in position(),
     ) -> ServerView {
         let standbys = standbys
             .into_iter()
-            .map(|(name, (streaming, flushed))| (name, StandbyView { streaming, flushed }))
+            .map(|(name, (streaming, flushed, counted))| (name, StandbyView { streaming, flushed, counted }))
             .collect();
-        ServerView { in_recovery, timeline, position, replaying, streaming, follows, standbys }
+        let synchronous_standby_names = names.to_owned();
+        ServerView {
+            in_recovery, timeline, position, replaying, streaming, receiving, follows, standbys,
+            synchronous_standby_names, checkpoint_redo,
+        }
     }
 }
 
@@ -175,8 +202,9 @@ prop_compose! {
         timeline in option::of(timeline()),
         position in option::of(position()),
         pending in prop::bool::weighted(0.2),
+        receiving in prop::bool::weighted(0.3),
     ) -> PeerView {
-        PeerView { writable, promotable, timeline, position, pending }
+        PeerView { writable, promotable, timeline, position, pending, receiving }
     }
 }
 
@@ -201,10 +229,13 @@ prop_compose! {
         standby_starts in (0..8_u32, ago()),
         failed_tasks in (0..8_u32, ago()),
         by_hand in option::weighted(0.2, by_hand()),
+        commit_rule in option::of((names(), ago(), position(), option::of(position()))),
     ) -> Memory {
         let attempts = |(count, last)| Attempts { count, last };
         let (standby_starts, failed_tasks) = (attempts(standby_starts), attempts(failed_tasks));
+        let commit_rule = commit_rule.map(|(names, since, seen, from)| InForce { names: names.to_owned(), since, seen, from });
         Memory {
+            standbys_seen: BTreeMap::new(), commit_rule,
             leaderless_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
             catching_up_since, ending_term, starting_since, standby_starts, failed_tasks, by_hand,
         }
@@ -229,6 +260,9 @@ prop_compose! {
         memory in memory(),
         switches in (prop::bool::weighted(0.15), prop::bool::weighted(0.15), any::<bool>(), any::<bool>(), any::<bool>()),
         limits in prop::sample::select(vec![(0, 0), (300, 1 << 20), (10, 0x1000)]),
+        synchronous in (
+            prop::sample::select(vec![SyncMode::Off, SyncMode::On, SyncMode::Quorum]), any::<bool>(), 1..3_usize,
+        ),
     ) -> ClusterView {
         let mut settings = settings();
         let (pause, shutting_down, request_due, nofailover, use_pg_rewind) = switches;
@@ -236,6 +270,8 @@ prop_compose! {
         settings.nofailover = nofailover && use_pg_rewind;
         settings.primary_start_timeout = Duration::from_secs(limits.0);
         settings.maximum_lag_on_failover.0 = limits.1;
+        let (mode, strict, node_count) = synchronous;
+        settings.synchronous = Synchronous { mode, strict, node_count, maximum_lag: None };
         let permit = |term, left: i64| LeaderPermit {
             term: Term(term), valid_until: Mono(NOW.0.saturating_add_signed(left * 1_000_000)),
         };
@@ -328,6 +364,55 @@ impl Case<'_> {
         let server = view.server.fresh().expect("the position is known now");
         assert!(server.in_recovery && record.timeline() <= server.timeline);
         assert!(matches!(view.data_dir, DataDirView::Present(_) | DataDirView::Empty));
+    }
+
+    /// Nobody takes the key who may lack an acknowledged commit, unless a person said so.
+    fn the_key_is_taken_by_whoever_has_every_commit(&self) {
+        if !self.record.contains(&&RecordStep::TakeLeader) {
+            return;
+        }
+        let (view, me) = (self.view, &self.view.me);
+        let record = view.record.fresh().expect("the record is read now");
+        let server = view.server.fresh().expect("the position is known now");
+        assert!(view.settings.synchronous.mode == SyncMode::Off || record.sync_damage().is_none());
+        let Some(sync) = record.sync.as_ref().filter(|sync| sync.leader.is_some()) else { return };
+        let by_hand =
+            record.failover.as_ref().is_some_and(|f| f.value.member.as_ref() == Some(me) && f.value.leader.is_none());
+        let named =
+            record.handover.as_ref().is_some_and(|h| h.value.to == *me && h.value.shutdown_lsn < server.position);
+        if named || (by_hand && view.request_due) {
+            return;
+        }
+        assert!(!server.receiving && server.follows.is_none(), "what may still grow is not counted");
+        if sync.leader.as_ref() == Some(me) {
+            return;
+        }
+        let votes = |name: &&NodeName| match view.peers.get(*name) {
+            Some(Fact::Fresh(peer)) => {
+                let comparable = peer.timeline == Some(server.timeline) && !peer.receiving && !peer.pending;
+                comparable && peer.position.is_some_and(|at| at <= server.position)
+            }
+            _ => *name == me,
+        };
+        let heard = sync.sync_standby.iter().filter(votes).count();
+        assert!(sync.sync_standby.contains(me) && usize::try_from(sync.quorum.unwrap_or(0)).unwrap() < heard);
+    }
+
+    /// Who promotes has made sure that nobody leads on the terms of the one before.
+    fn the_synchronous_set_is_written_by_its_leader(&self) {
+        let sync = self.view.record.fresh().and_then(|record| record.sync.as_ref());
+        for step in &self.record {
+            if let RecordStep::WriteSync { term, .. } | RecordStep::RemoveSync { term, .. } = step {
+                assert!(self.leads() && self.view.record.fresh().and_then(ClusterRecord::term) == Some(*term));
+            }
+        }
+        let promotes = self.pg.iter().any(|step| matches!(step, PgStep::Promote { .. }));
+        if promotes && self.view.settings.synchronous.mode != SyncMode::Off {
+            let sync = sync.expect("a set is recorded before a promotion");
+            assert!(sync.leader.as_ref() == Some(&self.view.me) && sync.sync_standby.is_empty());
+            let names = &self.view.server.fresh().expect("it answers").synchronous_standby_names;
+            assert!(!self.view.settings.synchronous.strict || !names.is_empty(), "strict: no commit without a standby");
+        }
     }
 
     fn the_key_is_given_back_by_a_stopped_leader_only(&self) {
@@ -442,6 +527,8 @@ proptest! {
         case.writers_have_permits();
         case.promotions_have_permits();
         case.the_key_is_taken_with_open_eyes();
+        case.the_key_is_taken_by_whoever_has_every_commit();
+        case.the_synchronous_set_is_written_by_its_leader();
         case.the_key_is_given_back_by_a_stopped_leader_only();
         case.pause_means_hands_off();
         case.unusable_data_is_not_touched();
