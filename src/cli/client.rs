@@ -175,14 +175,23 @@ impl Client {
         }
     }
 
-    /// One call to etcd's API, to the first node that has received it.
+    /// One call to etcd's API, to the first node that has received it and hears a leader.
     pub(super) async fn etcd(&self, path: &str, body: &Value) -> Outcome<Value> {
         let mut silent = Vec::new();
+        let mut leaderless = None;
         for address in &self.place.addresses {
             match self.request(address, &Method::POST, path, Some(body), READ).await {
                 Ok(answer) => {
                     let value = serde_json::from_str(&answer.text).unwrap_or(Value::Null);
-                    return if answer.status.is_success() { Ok(value) } else { Err(etcd_failure(address, &value)) };
+                    if answer.status.is_success() {
+                        return Ok(value);
+                    }
+                    let failure = etcd_failure(address, &value);
+                    // It has done nothing; another node may be on the side of the majority.
+                    if value["error"] != "etcdserver: no leader" {
+                        return Err(failure);
+                    }
+                    leaderless = Some(failure);
                 }
                 Err(silence) if silence.unsent => silent.push((address.clone(), silence.why)),
                 Err(silence) => {
@@ -193,7 +202,7 @@ impl Client {
                 }
             }
         }
-        Err(self.nobody(&silent))
+        Err(leaderless.unwrap_or_else(|| self.nobody(&silent)))
     }
 
     /// A call whose answer does not end: gives each line to `show` until it fails, or the node goes away.
