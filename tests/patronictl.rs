@@ -18,6 +18,8 @@ mod log_gate;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "e2e/observe.rs"]
 mod observe;
+#[path = "patronictl/old_file.rs"]
+mod old_file;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "e2e/report.rs"]
 mod report;

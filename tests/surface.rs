@@ -10,6 +10,8 @@ mod config_files;
 mod fake_node;
 #[path = "surface/http.rs"]
 mod http;
+#[path = "surface/openapi.rs"]
+mod openapi;
 #[path = "surface/tables.rs"]
 mod tables;
 #[path = "surface/verbs.rs"]

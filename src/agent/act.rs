@@ -122,6 +122,8 @@ pub struct Actor {
     /// The shared settings as last written to the server's files; none = not by this process, or the node's own file
     /// has changed since.
     pub configured: Option<SharedPostgresql>,
+    /// The server has been told to read its files again, and the callback has not.
+    pub reloaded: bool,
     /// A person asked the server to read its files again.
     pub reload_asked: bool,
 }
@@ -336,6 +338,7 @@ impl Actor {
         let new = !outcome.changed.is_empty() && outcome.needs != Needs::Nothing;
         if running && (new || self.reload_asked) {
             self.guardian.reload().await?;
+            self.reloaded = true;
         }
         self.reload_asked = false;
         self.configured = Some(settings.postgresql.clone());
@@ -387,6 +390,14 @@ impl Actor {
                 Ok(_) | Err(_) if clock::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
                 Ok(_) | Err(_) => return Err(Failure::Missing("the WAL receiver does not end".to_owned())),
             }
+        }
+    }
+
+    /// Tells the local PostgreSQL's sessions how to log in, as soon as it is known: an agent that takes over a running
+    /// server has configured nothing yet, and the operator's access list need not admit anybody without a password.
+    pub fn log_in(&mut self) {
+        if self.credentials.is_none() && self.credentials().is_ok() {
+            self.credentials.iter().for_each(|known| self.instance.set_credentials(known));
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::config::node::CallbacksConfig;
 use crate::postgres::LocalSettings;
 
 /// The changeable part of a node's file.
@@ -14,6 +15,8 @@ use crate::postgres::LocalSettings;
 pub struct Local {
     /// Parameters and access lists of this server alone.
     pub postgres: LocalSettings,
+    /// Who is told of what has happened.
+    pub callbacks: CallbacksConfig,
     /// All tags as published.
     pub tags: BTreeMap<String, Value>,
     /// The tag that forbids to lead.

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod act;
+pub mod callbacks;
 pub mod event;
 pub mod journal;
 pub mod local;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::act::{Actor, Outcome};
+use super::callbacks::Callbacks;
 use super::event::Event;
 use super::journal::Journal;
 use super::local::Local;
@@ -53,6 +54,8 @@ pub struct Agent {
     pub shutdown: CancellationToken,
     /// Settings until the record has some.
     pub initial_settings: ClusterSettings,
+    /// Who is told of what has happened.
+    pub callbacks: Callbacks,
     /// What the node's file says; it may be read again.
     pub local: watch::Receiver<Arc<Local>>,
     /// What people ask for.
@@ -94,6 +97,7 @@ impl Agent {
             let (view, decision) = self.tick(&mut memory, &mut settings).await;
             if decision.action == Action::Exit {
                 self.end_guardian().await;
+                self.callbacks.finish().await;
                 return Ok(());
             }
             if let Reason::WrongSystemId { .. } = decision.reason
@@ -118,6 +122,7 @@ impl Agent {
     async fn tick(&mut self, memory: &mut Memory, settings: &mut ClusterSettings) -> (ClusterView, Decision) {
         self.follow_record(settings);
         self.follow_file();
+        self.actor.log_in();
         let record = self.observer.record();
         self.observer.follows.clone_from(&self.actor.follows);
         self.observer.creating = self.actor.created;
@@ -133,6 +138,10 @@ impl Agent {
         let mut view = self.observer.view(circumstances).await;
         *memory = view.memory.clone();
         self.working.settle(&self.orders, &view, memory);
+        self.callbacks.look(&view, self.observer.sighting.sql.as_ref());
+        if std::mem::take(&mut self.actor.reloaded) {
+            self.callbacks.reloaded();
+        }
         view.memory.by_hand = memory.by_hand;
         let decision = decide(&view);
         self.note(&view, &decision, memory);
@@ -186,6 +195,7 @@ impl Agent {
         self.observer.nofailover = local.nofailover;
         self.published.tags.clone_from(&local.tags);
         self.upkeep.set_tags(local.tags.clone());
+        self.callbacks.set_config(local.callbacks.clone());
         self.actor.instance.set_local(local.postgres.clone());
         self.actor.configured = None;
         self.actor.reload_asked = true;

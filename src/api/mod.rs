@@ -16,6 +16,7 @@ pub mod changes;
 pub mod control;
 pub mod health;
 pub mod metrics;
+pub mod openapi;
 pub mod server;
 pub mod wire;
 
@@ -99,6 +100,7 @@ fn read(snapshot: &Snapshot, path: &str, query: &health::Query, now: crate::type
         ["readiness", ..] => health_status(health::is_ready(snapshot, query, now)).into_response(),
         ["metrics", ..] => text_response(StatusCode::OK, text_format::CONTENT_TYPE, metrics::page(snapshot, now)),
         ["howdah", ..] => json_response(StatusCode::OK, &wire::full(snapshot, now)),
+        ["openapi.json"] => json_response(StatusCode::OK, &openapi::document()),
         ["raft", "members"] => json_response(StatusCode::OK, &json!(snapshot.raft.members)),
         ["cluster", ..] => known(wire::cluster(snapshot), StatusCode::SERVICE_UNAVAILABLE, "cluster"),
         ["history", ..] => known(wire::history(snapshot), StatusCode::SERVICE_UNAVAILABLE, "history"),

@@ -557,6 +557,11 @@ pub enum ConfigCommand {
         /// The file, or a directory of *.yml files.
         file: PathBuf,
     },
+    /// Explains one key: what it means, its default, the variable that sets it.
+    Explain {
+        /// The key, dots between the levels, such as restapi.listen or ttl.
+        key: String,
+    },
     /// Prints a file with every key, its documentation and its default.
     Example {
         /// Only what a node needs.

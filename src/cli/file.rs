@@ -49,6 +49,14 @@ fn load(file: &Path) -> Outcome<Config> {
     config::load(file).map_err(|error| Failure { exit: exit::FAILED, error: anyhow::Error::new(error) })
 }
 
+/// `howdah config explain`
+pub(super) fn explain(key: &str) -> Outcome {
+    match config::explain::explain(key) {
+        Ok(text) => print(&text),
+        Err(why) => Err(Failure::new(exit::USAGE, why)),
+    }
+}
+
 /// `howdah config example`
 pub(super) fn example(minimal: bool) -> Outcome {
     match minimal {

@@ -84,6 +84,7 @@ pub fn run(line: CommandLine, run_node: impl FnOnce(Config) -> anyhow::Result<()
         Command::Dev(args) => return Ok(crate::dev::main(args)?),
         Command::Run(args) => file::run(&args, run_node),
         Command::Config(ConfigCommand::Check { file }) => file::check(&file),
+        Command::Config(ConfigCommand::Explain { key }) => file::explain(&key),
         Command::Config(ConfigCommand::Example { minimal }) => file::example(minimal),
         Command::Version(args) if args.cluster.is_none() => file::version(args.format),
         command => {

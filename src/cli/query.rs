@@ -18,7 +18,7 @@ use super::output::{note, print};
 use super::render::{Column, Table};
 use super::upkeep::in_role;
 use super::{Failure, Outcome, exit};
-use crate::agent::snapshot::Snapshot;
+use crate::agent::snapshot::{MemberStatus, Snapshot};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -63,10 +63,11 @@ fn address(snapshot: &Snapshot, one: &OneMember) -> Outcome<(String, u16)> {
     let nobody = |text: String| Err(Failure::new(exit::REFUSED, text));
     let Some(cluster) = &snapshot.cluster else { return nobody("the cluster's state is not known yet".to_owned()) };
     let role = one.role.unwrap_or(RoleFilter::Leader);
-    let found = cluster.members.iter().find(|member| match &one.member {
+    let fits = |member: &&MemberStatus| match &one.member {
         Some(name) => member.name.as_str() == name,
         None => in_role(cluster, member, Some(role)),
-    });
+    };
+    let found = cluster.members.iter().filter(fits).min_by_key(|member| &member.name);
     match found.map(|member| (&member.host, member.port)) {
         Some((Some(host), Some(port))) => Ok((host.clone(), port)),
         _ => nobody("Can not find a suitable member; see `howdah list`".to_owned()),

@@ -17,8 +17,8 @@ use super::address::is_wildcard;
 use super::cluster_settings::ClusterSettings;
 use super::keys::{CLUSTER_KEYS, KeyTable, NODE_KEYS};
 use super::node::{
-    BootstrapConfig, Config, Credentials, InitdbOption, LogConfig, PostgresqlConfig, RaftConfig, RestApiConfig,
-    RoleConfig, Tags, WatchdogConfig, WatchdogMode,
+    BootstrapConfig, CallbacksConfig, Config, Credentials, InitdbOption, LogConfig, PostgresqlConfig, RaftConfig,
+    RestApiConfig, RoleConfig, Tags, WatchdogConfig, WatchdogMode,
 };
 use super::raw::{self, ReadError};
 use super::reader::{Problem, Reader, parse_duration};
@@ -383,7 +383,9 @@ fn read_postgresql(reader: &mut Reader<'_>) -> Option<PostgresqlConfig> {
         );
     }
     let path = |reader: &mut Reader<'_>, key: &str| reader.optional_text(key).map(|text| absolute(&text));
+    let callbacks = read_callbacks(reader);
     Some(PostgresqlConfig {
+        callbacks,
         bin_dir: path(reader, "postgresql.bin_dir"),
         pgpass: path(reader, "postgresql.pgpass"),
         os_user: reader.optional_text("postgresql.os_user"),
@@ -399,6 +401,42 @@ fn read_postgresql(reader: &mut Reader<'_>) -> Option<PostgresqlConfig> {
         connect_address: connect_address?,
         data_dir: absolute(&data_dir?.to_string_lossy()),
     })
+}
+
+fn read_callbacks(reader: &mut Reader<'_>) -> CallbacksConfig {
+    let mut commands = BTreeMap::new();
+    for event in ["on_start", "on_stop", "on_restart", "on_reload", "on_role_change"] {
+        let key = format!("postgresql.callbacks.{event}");
+        let Some(text) = reader.optional_text(&key) else { continue };
+        match words(&text) {
+            Some(words) if !words.is_empty() => drop(commands.insert(event.to_owned(), words)),
+            Some(_) => reader.problem(&key, "is empty; name a command, or remove the key"),
+            None => reader.problem(&key, "has a quotation mark that is not closed; close it, or remove it"),
+        }
+    }
+    CallbacksConfig { commands, timeout: reader.duration("postgresql.callback_timeout") }
+}
+
+/// The words of a command, quoted as in a shell; no variables, no wildcards. None if a quotation is not closed.
+fn words(text: &str) -> Option<Vec<String>> {
+    let mut words: Vec<String> = Vec::new();
+    let (mut open, mut quote) = (false, None);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        let begins = !open && (quote.is_some() || !letter.is_whitespace());
+        if begins {
+            words.push(String::new());
+            open = true;
+        }
+        match (quote, letter) {
+            (Some(mark), _) if letter == mark => quote = None,
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, _) if letter.is_whitespace() => open = false,
+            (None | Some('"'), '\\') => words.last_mut()?.push(letters.next()?),
+            _ => words.last_mut()?.push(letter),
+        }
+    }
+    quote.is_none().then_some(words)
 }
 
 /// A relative path counts from the directory that the program was started in.

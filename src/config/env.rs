@@ -3,49 +3,28 @@
 //! ```text
 //! tree of the file + variables -> tree, before anything is checked
 //! ```
-//! Values are texts; lists and maps are YAML. Deliberately absent: reading the process environment on its own account,
+//! Every key of the table has a variable: `restapi.listen` is `HOWDAH_RESTAPI_LISTEN`. A few have a shorter one, which is
+//! Patroni's. Values are texts; lists, maps and whole sections are YAML. Deliberately absent: reading the process environment on its own account,
 //! so that tests can say what is in it.
 //!
 //! Source: reference section 5, environment variables.
 
 use serde_json::{Map, Value};
 
-/// Suffix of the variable and the key that it sets.
+use super::keys::{KeyTable, Kind, NODE_KEYS};
+
+/// Suffix of the variable and the key that it sets, where Patroni has one of its own.
 const VARIABLES: &[(&str, &str)] = &[
-    ("SCOPE", "scope"),
-    ("NAME", "name"),
-    ("NAMESPACE", "namespace"),
-    ("LOG_LEVEL", "log.level"),
-    ("LOG_TYPE", "log.type"),
-    ("RESTAPI_LISTEN", "restapi.listen"),
-    ("RESTAPI_CONNECT_ADDRESS", "restapi.connect_address"),
     ("RESTAPI_USERNAME", "restapi.authentication.username"),
     ("RESTAPI_PASSWORD", "restapi.authentication.password"),
-    ("RESTAPI_ALLOWLIST", "restapi.allowlist"),
-    ("RESTAPI_ALLOWLIST_INCLUDE_MEMBERS", "restapi.allowlist_include_members"),
     ("CTL_USERNAME", "ctl.authentication.username"),
     ("CTL_PASSWORD", "ctl.authentication.password"),
-    ("POSTGRESQL_LISTEN", "postgresql.listen"),
-    ("POSTGRESQL_CONNECT_ADDRESS", "postgresql.connect_address"),
-    ("POSTGRESQL_DATA_DIR", "postgresql.data_dir"),
-    ("POSTGRESQL_BIN_DIR", "postgresql.bin_dir"),
-    ("POSTGRESQL_PGPASS", "postgresql.pgpass"),
     ("SUPERUSER_USERNAME", "postgresql.authentication.superuser.username"),
     ("SUPERUSER_PASSWORD", "postgresql.authentication.superuser.password"),
     ("REPLICATION_USERNAME", "postgresql.authentication.replication.username"),
     ("REPLICATION_PASSWORD", "postgresql.authentication.replication.password"),
     ("REWIND_USERNAME", "postgresql.authentication.rewind.username"),
     ("REWIND_PASSWORD", "postgresql.authentication.rewind.password"),
-];
-
-/// Those that only we have.
-const OWN_VARIABLES: &[(&str, &str)] = &[
-    ("RAFT_SECRET", "raft.secret"),
-    ("RAFT_SECRET_FILE", "raft.secret_file"),
-    ("RAFT_DATA_DIR", "raft.data_dir"),
-    ("RAFT_SELF_ADDR", "raft.self_addr"),
-    ("RAFT_MEMBERS", "raft.members"),
-    ("POSTGRESQL_OS_USER", "postgresql.os_user"),
 ];
 
 /// Variables that are ours but no settings of a node.
@@ -60,9 +39,8 @@ pub fn overlay(tree: &mut Value, variables: &[(String, String)]) -> Vec<String> 
             if own && OTHER_VARIABLES.contains(&suffix) {
                 continue;
             }
-            let mut known = VARIABLES.iter().chain(if own { OWN_VARIABLES } else { &[] });
-            match known.find(|(known, _)| *known == suffix) {
-                Some((_, path)) => set(tree, path, value_of(path, text)),
+            match path_of(suffix) {
+                Some(path) => set(tree, path, value_of(path, text)),
                 None => warnings.push(format!("environment variable {name}: is ignored: howdah has no setting for it")),
             }
         }
@@ -70,12 +48,40 @@ pub fn overlay(tree: &mut Value, variables: &[(String, String)]) -> Vec<String> 
     warnings
 }
 
-/// Texts stay texts, so that a password of digits stays one; lists and maps are YAML.
-fn value_of(path: &str, text: &str) -> Value {
-    if matches!(path, "raft.members" | "restapi.allowlist") {
-        return serde_yaml_ng::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+/// The key that a variable sets, by what follows its prefix.
+fn path_of(suffix: &str) -> Option<&'static str> {
+    let short = VARIABLES.iter().find(|(known, _)| *known == suffix).map(|(_, path)| *path);
+    short.or_else(|| NODE_KEYS.iter().map(|key| key.path).find(|path| suffix_of(path) == suffix))
+}
+
+fn suffix_of(path: &str) -> String {
+    path.to_ascii_uppercase().replace('.', "_")
+}
+
+/// The variables that set `path`, the shortest first.
+pub fn variables_of(path: &str) -> Vec<String> {
+    let short = VARIABLES.iter().filter(|(_, known)| *known == path).map(|(suffix, _)| (*suffix).to_owned());
+    let mut suffixes: Vec<String> = short.collect();
+    if !suffixes.contains(&suffix_of(path)) {
+        suffixes.push(suffix_of(path));
     }
-    Value::String(text.to_owned())
+    suffixes.into_iter().map(|suffix| format!("HOWDAH_{suffix}")).collect()
+}
+
+/// Texts stay texts, so that a password of digits stays one; lists, maps and sections are YAML.
+fn value_of(path: &str, text: &str) -> Value {
+    let kind = KeyTable(NODE_KEYS).find(path).map(|key| key.kind);
+    match kind {
+        Some(Kind::List | Kind::Map | Kind::Section | Kind::Settings) => {
+            serde_yaml_ng::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+        }
+        Some(Kind::Flag) => match text.to_ascii_lowercase().as_str() {
+            "true" | "on" | "yes" | "1" => Value::Bool(true),
+            "false" | "off" | "no" | "0" => Value::Bool(false),
+            _ => Value::String(text.to_owned()),
+        },
+        _ => Value::String(text.to_owned()),
+    }
 }
 
 fn set(tree: &mut Value, path: &str, value: Value) {
@@ -114,5 +120,20 @@ mod tests {
         assert_eq!(tree["postgresql"]["authentication"]["superuser"]["password"], "0123");
         assert_eq!(tree["raft"]["members"], json!({"a": "h:1"}));
         assert_eq!(warnings, ["environment variable PATRONI_ETCD3_HOSTS: is ignored: howdah has no setting for it"]);
+    }
+
+    #[test]
+    fn every_key_has_its_variable() {
+        for key in NODE_KEYS {
+            for variable in variables_of(key.path) {
+                assert_eq!(variable.strip_prefix("HOWDAH_").and_then(path_of), Some(key.path), "{variable}");
+            }
+        }
+        let mut tree = json!({});
+        let variables = [("HOWDAH_BOOTSTRAP_DCS", "{ttl: 8}"), ("PATRONI_RESTAPI_ALLOWLIST_INCLUDE_MEMBERS", "on")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(overlay(&mut tree, &variables), [""; 0]);
+        assert_eq!(tree["bootstrap"]["dcs"]["ttl"], 8);
+        assert_eq!(tree["restapi"]["allowlist_include_members"], true);
     }
 }

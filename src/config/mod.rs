@@ -13,6 +13,7 @@ pub mod check;
 pub mod cluster_settings;
 pub mod env;
 pub mod example;
+pub mod explain;
 pub mod keys;
 pub mod node;
 pub mod raw;

@@ -128,12 +128,23 @@ pub struct PostgresqlConfig {
     pub parameters: BTreeMap<String, String>,
     /// Lines of pg_hba.conf; none = the shared ones.
     pub pg_hba: Option<Vec<String>>,
+    /// Who is told of what has happened.
+    pub callbacks: CallbacksConfig,
     /// Whether to talk to it over its Unix socket.
     pub use_unix_socket: bool,
     /// Rebuild after a failed rewind (the old directory is moved aside).
     pub rebuild_on_rewind_failure: bool,
     /// Rebuild when diverged and rewind is off (the old directory is moved aside).
     pub rebuild_on_diverged_timelines: bool,
+}
+
+/// Commands that are told of what has happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallbacksConfig {
+    /// Patroni's name of the event, and the words of the command.
+    pub commands: BTreeMap<String, Vec<String>>,
+    /// One that takes longer is ended.
+    pub timeout: Duration,
 }
 
 /// How a new cluster begins.

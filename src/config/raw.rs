@@ -158,7 +158,7 @@ fn is_method_section(reader: &Reader<'_>, path: &str, name: &str) -> bool {
     }
 }
 
-fn unknown_key(table: KeyTable, path: &str, name: &str) -> String {
+pub(super) fn unknown_key(table: KeyTable, path: &str, name: &str) -> String {
     let near = |names: &mut dyn Iterator<Item = &'static str>| {
         let mut best: Option<(usize, &'static str)> = None;
         for candidate in names {

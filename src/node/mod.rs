@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::agent::act::Actor;
+use crate::agent::callbacks::Callbacks;
 use crate::agent::journal::Journal;
 use crate::agent::local::Local;
 use crate::agent::lock::{Lock, LockConfig};
@@ -194,6 +195,7 @@ async fn run_agent(
         api_url: format!("http://{}/patroni", config.restapi.connect_address),
         tags: config.tags.all.clone(),
     };
+    let callbacks = Callbacks::start(pg.callbacks.clone(), instance.clone(), config.scope.to_string());
     let agent = Agent {
         observer: Observer {
             store: store.clone(),
@@ -228,6 +230,7 @@ async fn run_agent(
             created: false,
             configured: None,
             reload_asked: false,
+            reloaded: false,
         },
         upkeep: Upkeep::new(identity),
         journal: Journal::default(),
@@ -241,6 +244,7 @@ async fn run_agent(
         asked,
         shutdown,
         initial_settings: settings,
+        callbacks,
         local,
         orders,
         working: Working::default(),

@@ -65,7 +65,8 @@ fn changeable(config: &Config) -> Local {
         pg_hba: pg.pg_hba.clone(),
         pg_ident: None,
     });
-    Local { postgres, tags: config.tags.all.clone(), nofailover: config.tags.nofailover }
+    let callbacks = config.postgresql.as_ref().map_or_else(Default::default, |pg| pg.callbacks.clone());
+    Local { postgres, callbacks, tags: config.tags.all.clone(), nofailover: config.tags.nofailover }
 }
 
 /// Reloads at each SIGHUP, as Patroni does.

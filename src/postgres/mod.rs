@@ -22,6 +22,7 @@ mod data_dir;
 mod error;
 mod files;
 mod hba;
+mod hooks;
 mod initdb;
 mod process;
 mod remote;

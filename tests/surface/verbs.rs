@@ -136,6 +136,46 @@ async fn restarts_reloads_and_reinitializations_go_to_each_member() {
 }
 
 #[tokio::test]
+async fn members_are_named_or_chosen_by_role() {
+    let node = FakeNode::start(|_| {}).await;
+    let cases: [(&[&str], &str); 5] = [
+        (&["restart", "n3", "--force"], "Restarts PostgreSQL on n3.\n"),
+        (&["restart", "main", "-r", "leader", "--force"], "Restarts PostgreSQL on n1.\n"),
+        (&["restart", "main", "--any", "--force"], "Restarts PostgreSQL on n2.\n"),
+        (&["reload", "main", "--role", "replica", "--force"], "Reloads the configuration of n2, n3.\n"),
+        (&["flush", "main", "switchover", "--force"], "Drops the scheduled switchover of cluster main.\n"),
+    ];
+    for (args, said) in cases {
+        let ran = node.howdah(args).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, said), "{args:?}");
+    }
+    for (args, code) in [
+        (&["flush", "main", "restart", "--force"][..], 3),
+        (&["flush", "main", "everything", "--force"], 2),
+        (&["reinit", "main", "--force"], 2),
+        (&["restart", "other", "--force"], 2),
+    ] {
+        assert_eq!(node.howdah(args).await.code, code, "{args:?}");
+    }
+    let dsn = |args: &'static [&'static str]| node.howdah(args);
+    assert_eq!(dsn(&["dsn"]).await.out, "host=10.0.0.1 port=5432\n");
+    assert_eq!(dsn(&["dsn", "main", "-m", "n3"]).await.out, "host=10.0.0.3 port=5432\n");
+    assert_eq!(dsn(&["dsn", "-r", "replica"]).await.out, "host=10.0.0.2 port=5432\n");
+    assert_eq!(dsn(&["dsn", "-m", "n9"]).await.code, 3);
+    let versions = node.howdah(&["version", "main", "n2", "-f", "tsv"]).await;
+    assert!(versions.code == 0 && versions.out.contains("\nn2\t"), "{versions:?}");
+    assert_eq!(node.howdah(&["query", "main"]).await.code, 2, "there is no SQL");
+}
+
+#[tokio::test]
+async fn keys_are_explained() {
+    let known = howdah(&["config", "explain", "raft.secret_file"], "").await;
+    assert!(known.code == 0 && known.out.contains("HOWDAH_RAFT_SECRET_FILE"), "{known:?}");
+    let unknown = howdah(&["config", "explain", "restapi.listn"], "").await;
+    assert_eq!((unknown.code, unknown.err.as_str()), (2, "howdah: restapi.listn: unknown key; did you mean listen?\n"));
+}
+
+#[tokio::test]
 async fn the_password_comes_from_the_nodes_file() {
     let node = FakeNode::guarded(Guard { password: Some("s3cret"), ..Guard::default() }, |_| {}).await;
     let without = node.howdah(&["pause", "--force"]).await;

@@ -117,3 +117,15 @@ fn a_patroni_file_is_accepted_with_warnings() {
     assert_eq!(warnings[0], "etcd3: is ignored: howdah keeps its own store");
     assert_eq!(warnings[1], "postgresql.callbacks: is accepted, but not honoured yet");
 }
+
+#[test]
+fn words_of_commands() {
+    let of = |text: &str| super::words(text);
+    assert_eq!(
+        of("/bin/x  a 'b c' \"d \\\" e\""),
+        Some(vec!["/bin/x", "a", "b c", "d \" e"].iter().map(ToString::to_string).collect())
+    );
+    assert_eq!(of("/bin/x ''"), Some(vec!["/bin/x".to_owned(), String::new()]));
+    assert_eq!(of("/bin/x 'open"), None);
+    assert_eq!(of("  "), Some(Vec::new()));
+}
