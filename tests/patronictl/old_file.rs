@@ -3,7 +3,6 @@
 use std::fs;
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::cluster::{Cluster, LIMIT, Options};
 use crate::log_gate::LogGate;
@@ -35,7 +34,7 @@ fn a_patroni_file_with_a_raft_section_starts_a_node() {
     cluster.until_setting("n1", "log_min_duration_statement", "1s");
     let patroni = cluster.get("n1", "/patroni");
     assert_eq!(patroni["patroni"]["scope"], "batman");
-    cluster.until("the shared settings are stored", LIMIT, |c| c.get("n1", "/config")["ttl"] == Value::from(30));
+    cluster.until("the shared settings are stored", LIMIT, |c| c.get("n1", "/config")["ttl"] == 30);
     assert_eq!(cluster.post("n1", "/reload", &serde_json::json!({})).status, 401, "the password is asked for");
     told(&cluster, &["on_start primary batman"]);
     // Its callbacks go on where they were, also with another process of howdah.
