@@ -112,9 +112,14 @@ fn a_patroni_file_is_accepted_with_warnings() {
     tree["postgresql"]["callbacks"] = json!({"on_start": "/x"});
     tree["restapi"] = json!({"verify_client": "none"});
     tree["bootstrap"] = json!({"dcs": {"ttl": 30, "loop_wait": 10, "retry_timeout": 10}, "method": "initdb"});
-    let warnings = check(&tree, Path::new("x.yml")).expect("valid").warnings;
-    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    tree["postgresql"]["before_stop"] = json!("/y");
+    let config = check(&tree, Path::new("x.yml")).expect("valid");
+    let commands = config.postgresql.expect("a database").callbacks.commands;
+    assert_eq!(commands["on_start"], ["/x"]);
+    let warnings = config.warnings;
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
     assert_eq!(warnings[0], "etcd3: is ignored: howdah keeps its own store");
+    assert_eq!(warnings[1], "postgresql.before_stop: is accepted, but not honoured yet");
 }
 
 #[test]
@@ -124,7 +129,7 @@ fn words_of_commands() {
         of("/bin/x  a 'b c' \"d \\\" e\""),
         Some(["/bin/x", "a", "b c", "d \" e"].iter().map(ToString::to_string).collect())
     );
-    assert_eq!(of("/bin/x ''"), Some(vec!["/bin/x".to_owned(), String::new()]));
+    assert_eq!(of("/bin/x ''"), Some(["/bin/x".to_owned(), String::new()]));
     assert_eq!(of("/bin/x 'open"), None);
     assert_eq!(of("  "), Some(Vec::new()));
 }
