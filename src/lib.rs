@@ -39,6 +39,7 @@
 //! | [`api`] | REST, answered from the published snapshot | PostgreSQL, Raft |
 //! | [`etcd`] | etcd's API, gRPC and JSON, for etcd's clients | decisions; users and roles |
 //! | [`dashboard`] | one page that follows the published snapshot | a build step, anything from elsewhere |
+//! | [`router`] | leads clients to whoever may write, and to replicas | decisions, PostgreSQL, the store |
 //! | [`cli`], [`dev`] | the command line; a whole cluster on one machine | |
 //! | [`node`] | builds and wires all of it | |
 //!
@@ -59,5 +60,6 @@ pub mod kv;
 pub mod node;
 pub mod postgres;
 pub mod raft;
+pub mod router;
 pub mod telemetry;
 pub mod types;

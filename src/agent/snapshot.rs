@@ -400,6 +400,61 @@ pub struct RaftMember {
     pub voter: bool,
 }
 
+/// What the router of a node does and has done; counters begin with the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterStatus {
+    /// The term whose sessions may write; none while it cannot be confirmed.
+    pub term: Option<Term>,
+    /// The port that leads to whoever may write; none = off.
+    pub primary: Option<RouterPort>,
+    /// The port that leads to replicas; none = off.
+    pub replicas: Option<RouterPort>,
+}
+
+/// One port of the router.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterPort {
+    /// Where it listens.
+    pub listen: String,
+    /// Where new connections go.
+    pub targets: Vec<NodeName>,
+    /// Why new connections wait; none while they do not.
+    pub waits_for: Option<String>,
+    /// Clients that wait now.
+    pub held: u64,
+    /// Clients that had to wait.
+    pub held_total: u64,
+    /// Clients that were turned away: nobody in time, too many clients, not allowed.
+    pub refused_total: u64,
+    /// Cancel requests.
+    pub cancels_total: u64,
+    /// Those that have had sessions.
+    pub backends: Vec<RouterBackend>,
+}
+
+/// One PostgreSQL behind a port of the router.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterBackend {
+    /// The member.
+    pub name: NodeName,
+    /// Its address.
+    pub address: String,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Sessions so far.
+    pub sessions_total: u64,
+    /// Sessions that were ended at a transaction boundary.
+    pub drained_total: u64,
+    /// Sessions that were cut off.
+    pub reset_total: u64,
+    /// Connections that it did not take.
+    pub failed_total: u64,
+    /// Bytes from clients.
+    pub bytes_from_clients: u64,
+    /// Bytes to clients.
+    pub bytes_to_clients: u64,
+}
+
 /// One decision with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionRow {

@@ -155,6 +155,9 @@ impl Agent {
         let acting = !matches!(decision.action, Action::Hold | Action::Wait);
         if acting {
             self.publish(&view, settings);
+            if is_planned_stop(&view, &decision) {
+                self.upkeep.announce_stop(&self.actor, &view, &self.observer.sighting).await;
+            }
             let steps = plan(&decision.action, &view);
             if self.actor.run(steps, &view, settings, memory).await == Outcome::Failed {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -310,6 +313,13 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether a primary that works is about to be stopped in good order.
+fn is_planned_stop(view: &ClusterView, decision: &Decision) -> bool {
+    let writable = matches!(view.process, ProcessView::Running { writable: true });
+    let planned = matches!(decision.reason, Reason::SwitchoverStop { .. } | Reason::ShutdownStop);
+    writable && planned && view.permit_holds() && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
 }
 
 /// What of the record decisions wait for. Positions are not part of it: they change all the time.

@@ -27,6 +27,10 @@ const SLOTS_EVERY: Duration = Duration::from_secs(10);
 /// Raft leadership is moved without hurry after a promotion, and not again sooner than this.
 const RAFT_MOVE_EVERY: Duration = Duration::from_secs(3);
 
+/// How long routers have from the announcement of a stop to the stop: the record reaches them in a few milliseconds,
+/// and connections that were just being opened get through.
+const ROUTERS_TURN: Duration = Duration::from_millis(50);
+
 /// What a node says about itself that does not change while it runs.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -82,6 +86,11 @@ impl Upkeep {
         let leading = view.permit_holds()
             && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
             && view.server.fresh().is_some_and(|server| !server.in_recovery);
+        if leading && self.published.as_ref().is_none_or(|(published, ..)| published.role != "primary") {
+            // Routers let clients write at this word; everything else can follow it.
+            let member = self.member(actor, view, sighting);
+            report(self.publish(actor, view, member).await, "publish the member record");
+        }
         if leading && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) {
             self.checkpoint(actor, sync_wish::wants_checkpoint(view)).await;
             if let Some(term) = record.term() {
@@ -96,6 +105,21 @@ impl Upkeep {
         }
         let member = MemberRecord { scheduled_restart, ..self.member(actor, view, sighting) };
         report(self.publish(actor, view, member).await, "publish the member record");
+    }
+
+    /// Says that this primary is about to stop in good order, and gives routers a moment to hear of it: they hold new
+    /// connections and end idle sessions before the server does it without a word.
+    pub async fn announce_stop(&mut self, actor: &Actor, view: &ClusterView, sighting: &Sighting) {
+        let member = MemberRecord { state: "stopping".to_owned(), ..self.member(actor, view, sighting) };
+        if self.published.as_ref().is_some_and(|(published, ..)| published.state == member.state) {
+            return;
+        }
+        let published = self.publish(actor, view, member).await;
+        let heard = published.is_ok();
+        report(published, "announce the stop");
+        if heard {
+            tokio::time::sleep(ROUTERS_TURN).await;
+        }
     }
 
     /// pg_rewind from a new primary is unreliable before its first checkpoint (source: design section 6); and the first

@@ -5,7 +5,8 @@
 use super::health::young_view;
 use super::wire::PATRONI_VERSION;
 use crate::agent::snapshot::{
-    MemberRole, PostgresState, PostgresStatus, ReplicationState, Role, Snapshot, WalPosition,
+    MemberRole, PostgresState, PostgresStatus, ReplicationState, Role, RouterBackend, RouterPort, RouterStatus,
+    Snapshot, WalPosition,
 };
 use crate::telemetry::metrics::{MetricKind, MetricsText};
 use crate::types::Mono;
@@ -30,7 +31,7 @@ const STATES: &[PostgresState] = &[
 ];
 
 /// The page at `now`.
-pub fn page(snapshot: &Snapshot, now: Mono) -> String {
+pub fn page(snapshot: &Snapshot, router: Option<&RouterStatus>, now: Mono) -> String {
     let mut page = MetricsText::new(&[("scope", snapshot.scope.as_str()), ("name", snapshot.name.as_str())]);
     page.gauge("patroni_version", "Patroni semver without periods, of the interface that is served.", padded_version());
     if let Some(pg) = &snapshot.postgres {
@@ -51,6 +52,9 @@ pub fn page(snapshot: &Snapshot, now: Mono) -> String {
     );
     page.gauge("patroni_is_paused", "1 if the cluster is paused.", u8::from(snapshot.is_paused()));
     own(&mut page, snapshot, now);
+    if let Some(router) = router {
+        routed(&mut page, router);
+    }
     page.finish()
 }
 
@@ -156,5 +160,69 @@ fn own(page: &mut MetricsText, snapshot: &Snapshot, now: Mono) {
             MetricKind::Gauge,
         );
         page.sample("howdah_task_bytes_expected", &[("kind", &task.kind)], task.bytes_total.unwrap_or(0));
+    }
+}
+
+/// What is counted for each port of the router.
+type PortMetric = (&'static str, &'static str, MetricKind, fn(&RouterPort) -> u64);
+
+const PORT_METRICS: [PortMetric; 5] = [
+    ("howdah_router_targets", "Members that new connections go to.", MetricKind::Gauge, |port| {
+        u64::try_from(port.targets.len()).unwrap_or(0)
+    }),
+    ("howdah_router_held", "Clients that wait for somebody to be led to.", MetricKind::Gauge, |port| port.held),
+    ("howdah_router_held_total", "Clients that had to wait.", MetricKind::Counter, |port| port.held_total),
+    ("howdah_router_refused_total", "Clients that were turned away.", MetricKind::Counter, |port| port.refused_total),
+    ("howdah_router_cancels_total", "Cancel requests.", MetricKind::Counter, |port| port.cancels_total),
+];
+
+/// What is counted for each backend of a port.
+type BackendMetric = (&'static str, &'static str, MetricKind, fn(&RouterBackend) -> u64);
+
+const BACKEND_METRICS: [BackendMetric; 7] = [
+    ("howdah_router_sessions", "Sessions now.", MetricKind::Gauge, |backend| backend.sessions),
+    ("howdah_router_sessions_total", "Sessions so far.", MetricKind::Counter, |backend| backend.sessions_total),
+    (
+        "howdah_router_drained_total",
+        "Sessions ended at a transaction boundary, for a planned change.",
+        MetricKind::Counter,
+        |backend| backend.drained_total,
+    ),
+    ("howdah_router_reset_total", "Sessions cut off.", MetricKind::Counter, |backend| backend.reset_total),
+    (
+        "howdah_router_failed_connections_total",
+        "Connections that the backend did not take.",
+        MetricKind::Counter,
+        |backend| backend.failed_total,
+    ),
+    ("howdah_router_received_bytes_total", "Bytes from clients.", MetricKind::Counter, |backend| {
+        backend.bytes_from_clients
+    }),
+    ("howdah_router_sent_bytes_total", "Bytes to clients.", MetricKind::Counter, |backend| backend.bytes_to_clients),
+];
+
+fn routed(page: &mut MetricsText, router: &RouterStatus) {
+    page.gauge(
+        "howdah_router_term",
+        "Term whose sessions may write through this router, 0 while it cannot be confirmed.",
+        router.term.map_or(0, |term| term.0),
+    );
+    let ports: Vec<(&str, &RouterPort)> = [("primary", &router.primary), ("replicas", &router.replicas)]
+        .into_iter()
+        .filter_map(|(name, port)| Some((name, port.as_ref()?)))
+        .collect();
+    for (metric, help, kind, value) in PORT_METRICS {
+        page.header(metric, help, kind);
+        for (name, port) in &ports {
+            page.sample(metric, &[("port", name)], value(port));
+        }
+    }
+    for (metric, help, kind, value) in BACKEND_METRICS {
+        page.header(metric, help, kind);
+        for (name, port) in &ports {
+            for backend in &port.backends {
+                page.sample(metric, &[("port", name), ("backend", backend.name.as_str())], value(backend));
+            }
+        }
     }
 }

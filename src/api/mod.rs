@@ -35,7 +35,7 @@ pub use auth::{Access, PeerAddress};
 pub use control::{Control, ControlError, ControlOutcome};
 pub use server::serve;
 
-use crate::agent::snapshot::Snapshot;
+use crate::agent::snapshot::{RouterStatus, Snapshot};
 use crate::telemetry::{clock, metrics as text_format};
 
 /// Tells clients what kind of failure a status stands for; see [`ControlError::code`].
@@ -50,7 +50,12 @@ pub struct ApiState {
     pub control: Arc<dyn Control>,
     /// Who may do it.
     pub access: Arc<Access>,
+    /// What the node's router does; none when it has none.
+    pub router: Option<RouterView>,
 }
+
+/// Asks the router for its counters, now.
+pub type RouterView = Arc<dyn Fn() -> RouterStatus + Send + Sync>;
 
 /// A set of endpoints; other modules name it without naming the library behind it.
 pub type Routes = Router;
@@ -79,7 +84,7 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response {
     let method = request.method().clone();
     if method == Method::GET {
         let snapshot = state.snapshot.borrow().clone();
-        return read(&snapshot, &path, &query, now);
+        return read(&snapshot, state.router.as_ref(), &path, &query, now);
     }
     if method == Method::HEAD || method == Method::OPTIONS {
         let snapshot = state.snapshot.borrow().clone();
@@ -92,14 +97,24 @@ fn health_status(healthy: bool) -> StatusCode {
     if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-fn read(snapshot: &Snapshot, path: &str, query: &health::Query, now: crate::types::Mono) -> Response {
+fn read(
+    snapshot: &Snapshot,
+    router: Option<&RouterView>,
+    path: &str,
+    query: &health::Query,
+    now: crate::types::Mono,
+) -> Response {
     let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match segments.as_slice() {
         ["patroni", ..] => json_response(StatusCode::OK, &wire::patroni(snapshot, now)),
         ["liveness", ..] => health_status(health::is_live(snapshot, now)).into_response(),
         ["readiness", ..] => health_status(health::is_ready(snapshot, query, now)).into_response(),
-        ["metrics", ..] => text_response(StatusCode::OK, text_format::CONTENT_TYPE, metrics::page(snapshot, now)),
-        ["howdah", ..] => json_response(StatusCode::OK, &wire::full(snapshot, now)),
+        ["metrics", ..] => text_response(
+            StatusCode::OK,
+            text_format::CONTENT_TYPE,
+            metrics::page(snapshot, router.map(|view| view()).as_ref(), now),
+        ),
+        ["howdah", ..] => json_response(StatusCode::OK, &wire::full(snapshot, router.map(|view| view()).as_ref(), now)),
         ["openapi.json"] => json_response(StatusCode::OK, &openapi::document()),
         ["raft", "members"] => json_response(StatusCode::OK, &json!(snapshot.raft.members)),
         ["cluster", ..] => known(wire::cluster(snapshot), StatusCode::SERVICE_UNAVAILABLE, "cluster"),

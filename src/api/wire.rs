@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::health::young_view;
 use crate::agent::snapshot::{
-    ClusterStatus, MemberRole, MemberStatus, PostgresState, PostgresStatus, Role, Snapshot, WalPosition,
+    ClusterStatus, MemberRole, MemberStatus, PostgresState, PostgresStatus, Role, RouterStatus, Snapshot, WalPosition,
 };
 use crate::types::{Lsn, Mono, WallTime};
 
@@ -196,14 +196,15 @@ pub fn history(snapshot: &Snapshot) -> Option<Value> {
     Some(Value::Array(rows.collect()))
 }
 
-/// `/howdah`: the snapshot itself, and what it means at this moment.
-pub fn full(snapshot: &Snapshot, now: Mono) -> Value {
+/// `/howdah`: the snapshot itself, what it means at this moment, and what the router does.
+pub fn full(snapshot: &Snapshot, router: Option<&RouterStatus>, now: Mono) -> Value {
     let remaining = snapshot.lock.leader_until.filter(|until| now < *until).map(|until| (until - now).as_secs_f64());
     json!({
         "is_leader": snapshot.lock.holds_at(now),
         "permit_remaining_seconds": remaining,
         "last_tick_age_seconds": (now - snapshot.last_tick).as_secs_f64(),
         "view_age_seconds": snapshot.cluster.as_ref().map(|cluster| (now - cluster.seen_at).as_secs_f64()),
+        "router": router,
         "snapshot": snapshot,
     })
 }

@@ -18,13 +18,13 @@ use super::cluster_settings::ClusterSettings;
 use super::keys::{CLUSTER_KEYS, KeyTable, NODE_KEYS};
 use super::node::{
     BootstrapConfig, CallbacksConfig, Config, Credentials, InitdbOption, LogConfig, PostgresqlConfig, RaftConfig,
-    RestApiConfig, RoleConfig, Tags, WatchdogConfig, WatchdogMode,
+    RestApiConfig, RoleConfig, RouterConfig, Tags, WatchdogConfig, WatchdogMode,
 };
 use super::raw::{self, ReadError};
 use super::reader::{Problem, Reader, parse_duration};
 use super::{HostPort, ListenAddresses, env};
 use crate::telemetry::redact::Secret;
-use crate::types::NodeName;
+use crate::types::{Network, NodeName};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
     });
     let etcd_listen = reader.optional("etcd.listen");
     let etcd_quota = reader.size("etcd.quota").0;
+    let router = read_router(reader);
     let raft = identity.and_then(|identity| read_raft(reader, members, identity));
     Some(Config {
         path: path.to_owned(),
@@ -119,6 +120,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         namespace,
         etcd_listen,
         etcd_quota,
+        router,
         ctl: ctl.or_else(|| restapi.as_ref()?.authentication.clone()),
         restapi: restapi?,
         postgresql: match postgresql {
@@ -345,6 +347,35 @@ fn read_restapi(reader: &mut Reader<'_>, own_entry: Option<&HostPort>) -> Option
         allowlist: reader.optional_text_list("restapi.allowlist").unwrap_or_default(),
         allowlist_include_members: reader.flag("restapi.allowlist_include_members"),
     })
+}
+
+fn read_router(reader: &mut Reader<'_>) -> RouterConfig {
+    let max_connections = reader.integer("router.max_connections");
+    if max_connections == 0 {
+        reader.problem("router.max_connections", "is 0, which lets nobody in; write 1 or more, or remove the ports");
+    }
+    RouterConfig {
+        listen: reader.optional("router.listen"),
+        listen_replicas: reader.optional("router.listen_replicas"),
+        hold_timeout: reader.duration("router.hold_timeout"),
+        drain_timeout: reader.duration("router.drain_timeout"),
+        maximum_lag: reader.optional_size("router.maximum_lag"),
+        fallback_to_primary: reader.flag("router.fallback_to_primary"),
+        max_connections,
+        allowlist: read_networks(reader, "router.allowlist"),
+        proxy_protocol: read_networks(reader, "router.proxy_protocol"),
+    }
+}
+
+fn read_networks(reader: &mut Reader<'_>, path: &str) -> Vec<Network> {
+    let mut networks = Vec::new();
+    for (index, text) in reader.optional_text_list(path).unwrap_or_default().iter().enumerate() {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(error) => reader.problem(&format!("{path}[{index}]"), format!("{text:?} {error}")),
+        }
+    }
+    networks
 }
 
 fn read_credentials(reader: &mut Reader<'_>, path: &str) -> Option<Credentials> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{ClusterSettings, HostPort, ListenAddresses};
 use crate::telemetry::redact::Secret;
-use crate::types::{ClusterName, NodeName};
+use crate::types::{ByteSize, ClusterName, Network, NodeName};
 
 /// A node's configuration.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub etcd_listen: Option<ListenAddresses>,
     /// How many bytes the data of etcd's clients may take.
     pub etcd_quota: u64,
+    /// The ports that lead clients to PostgreSQL.
+    pub router: RouterConfig,
     /// What clients of the main port send along.
     pub ctl: Option<Credentials>,
     /// The local PostgreSQL; none = a witness.
@@ -83,6 +85,29 @@ pub struct RestApiConfig {
     pub allowlist: Vec<String>,
     /// Whether all members may, too.
     pub allowlist_include_members: bool,
+}
+
+/// The ports that lead clients to PostgreSQL.
+#[derive(Debug, Clone)]
+pub struct RouterConfig {
+    /// Leads to whoever may write; none = off.
+    pub listen: Option<ListenAddresses>,
+    /// Leads to replicas; none = off.
+    pub listen_replicas: Option<ListenAddresses>,
+    /// How long a new connection waits for somebody to be led to.
+    pub hold_timeout: Duration,
+    /// How long sessions may go on when the primary hands over.
+    pub drain_timeout: Duration,
+    /// Replicas that lack more get no new connections; none = no limit.
+    pub maximum_lag: Option<ByteSize>,
+    /// Whether the primary serves reads while no replica may.
+    pub fallback_to_primary: bool,
+    /// How many clients may be connected.
+    pub max_connections: u32,
+    /// Who may connect; empty = all.
+    pub allowlist: Vec<Network>,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<Network>,
 }
 
 /// A name with a password.

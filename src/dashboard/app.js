@@ -132,9 +132,9 @@ function show() {
     ["Asked for", cluster && cluster.switchover ? "a change to " + (cluster.switchover.candidate || "the best candidate") : null, "warn"],
   ]);
 
-  const router = node.router;
+  const router = latest.node.router;
   $("routing").hidden = !router;
-  if (router) facts("routes", flatten(router));
+  if (router) facts("routes", [["Writes", router.primary], ["Reads", router.replicas]].filter((port) => port[1]).flatMap(routed));
 
   const raft = node.raft;
   rows("raft", raft.members.map((member) => [member.name, member.addr, member.voter ? "yes" : "not yet", member.name === raft.leader ? "leads" : ""]));
@@ -151,6 +151,17 @@ function show() {
 }
 
 const lsn = (position) => Math.floor(position / 4294967296).toString(16).toUpperCase() + "/" + (position % 4294967296).toString(16).toUpperCase();
+
+// One port of the router: where it leads to, who waits, and what each backend has had.
+function routed([what, port]) {
+  const counts = port.held + " held now, " + port.held_total + " so far, " + port.refused_total + " turned away";
+  return [
+    [what + " on " + port.listen, port.targets.length > 0 ? "lead to " + port.targets.join(", ") + "; " + counts : "wait: " + port.waits_for + "; " + counts,
+      port.targets.length > 0 ? "" : "warn"],
+    ...port.backends.map((backend) => ["at " + backend.name, backend.sessions + " sessions now, " + backend.sessions_total + " so far, " +
+      backend.drained_total + " ended at a boundary, " + backend.reset_total + " reset, " + bytes(backend.bytes_from_clients) + " in, " + bytes(backend.bytes_to_clients) + " out"]),
+  ];
+}
 
 function flatten(value, prefix) {
   if (value === null || typeof value !== "object") return [[prefix || "", String(value)]];

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::snapshot::Snapshot;
-use crate::api::wire;
+use crate::api::{RouterView, wire};
 use crate::telemetry::clock;
 
 /// At most one event in this time: a burst of changes is shown as one.
@@ -40,18 +40,23 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 #[derive(Clone)]
 struct Feed {
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    router: Option<RouterView>,
     closing: CancellationToken,
 }
 
 /// The page and its events. Streams end when `closing` is cancelled.
-pub fn routes(snapshot: watch::Receiver<Arc<Snapshot>>, closing: CancellationToken) -> Router {
+pub fn routes(
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    router: Option<RouterView>,
+    closing: CancellationToken,
+) -> Router {
     Router::new()
         .route("/ui", get(|| async { file("text/html; charset=utf-8", include_str!("page.html")) }))
         .route("/ui/", get(|| async { Redirect::permanent("/ui") }))
         .route("/ui/app.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("app.js")) }))
         .route("/ui/style.css", get(|| async { file("text/css; charset=utf-8", include_str!("style.css")) }))
         .route("/ui/events", get(events))
-        .with_state(Feed { snapshot, closing })
+        .with_state(Feed { snapshot, router, closing })
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -79,15 +84,16 @@ async fn events(State(feed): State<Feed>) -> Sse<impl Stream<Item = Result<Event
             sleep(PACE).await;
         }
         let snapshot = Arc::clone(&feed.snapshot.borrow_and_update());
-        Some((Ok(Event::default().data(message(&snapshot))), (feed, false)))
+        Some((Ok(Event::default().data(message(&snapshot, feed.router.as_ref()))), (feed, false)))
     });
     Sse::new(news).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
 /// What one event says: the snapshot, what it means now, and the cluster in REST's words.
-fn message(snapshot: &Snapshot) -> String {
+fn message(snapshot: &Snapshot, router: Option<&RouterView>) -> String {
     let now = clock::now();
-    json!({ "node": wire::full(snapshot, now), "cluster": wire::cluster(snapshot), "history": wire::history(snapshot) })
+    let router = router.map(|view| view());
+    json!({ "node": wire::full(snapshot, router.as_ref(), now), "cluster": wire::cluster(snapshot), "history": wire::history(snapshot) })
         .to_string()
 }
 

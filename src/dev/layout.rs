@@ -30,8 +30,8 @@ pub struct ClusterFile {
     pub nodes: Vec<NodePorts>,
 }
 
-/// A node's name and its two ports on loopback.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A node's name and its ports on loopback.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePorts {
     /// `n1`, `n2`, ...
     pub name: String,
@@ -39,6 +39,18 @@ pub struct NodePorts {
     pub rest: u16,
     /// PostgreSQL's port.
     pub postgres: u16,
+    /// The router's ports; none in a cluster that was made before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterPorts>,
+}
+
+/// The two ports of a node's router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterPorts {
+    /// Leads to the primary.
+    pub primary: u16,
+    /// Leads to replicas.
+    pub replicas: u16,
 }
 
 /// A development cluster's directory and its lasting facts.
@@ -108,6 +120,14 @@ impl Layout {
         self.dir.join("pgpass")
     }
 
+    /// A connection string through the routers of all nodes, one after the other: each leads to whoever may write. None
+    /// without routers. It carries no password.
+    pub fn router_uri(&self) -> Option<String> {
+        let ports = self.file.nodes.iter().filter_map(|node| node.router);
+        let hosts: Vec<String> = ports.map(|router| format!("127.0.0.1:{}", router.primary)).collect();
+        (!hosts.is_empty()).then(|| format!("postgresql://postgres@{}/postgres", hosts.join(",")))
+    }
+
     /// A connection string that finds whichever node may write. It carries no password.
     pub fn write_uri(&self) -> String {
         let hosts: Vec<String> = self.file.nodes.iter().map(|node| format!("127.0.0.1:{}", node.postgres)).collect();
@@ -136,6 +156,8 @@ pub struct NodePaths {
     pub rest: SocketAddr,
     /// PostgreSQL's address.
     pub postgres: SocketAddr,
+    /// The router's ports, if it has any.
+    pub router: Option<RouterPorts>,
 }
 
 impl NodePaths {
@@ -150,6 +172,7 @@ impl NodePaths {
             data: dir.join("data"),
             rest: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.rest)),
             postgres: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.postgres)),
+            router: ports.router,
             dir,
         }
     }
@@ -191,7 +214,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn sample(dir: &Path) -> Layout {
-        let nodes = (1..=3).map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i }).collect();
+        let nodes = (1..=3)
+            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None })
+            .collect();
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: Some("postgres".to_owned()), nodes };
         Layout { dir: dir.to_owned(), file }
     }

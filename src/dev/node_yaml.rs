@@ -64,7 +64,10 @@ pub fn write_all(layout: &Layout, settings: &Settings) -> anyhow::Result<Passwor
     }
     let mut pgpass = String::new();
     for node in &layout.file.nodes {
-        let _ = writeln!(pgpass, "127.0.0.1:{}:*:postgres:{}", node.postgres, passwords.superuser.expose());
+        let routed = node.router.iter().flat_map(|router| [router.primary, router.replicas]);
+        for port in std::iter::once(node.postgres).chain(routed) {
+            let _ = writeln!(pgpass, "127.0.0.1:{port}:*:postgres:{}", passwords.superuser.expose());
+        }
     }
     write_file(&layout.pgpass(), &pgpass, 0o600)?;
     Ok(passwords)
@@ -93,11 +96,11 @@ fn random_password() -> String {
 }
 
 /// The sections in the order in which a person would write them.
-const SECTIONS: [&str; 7] = ["scope", "name", "restapi", "raft", "bootstrap", "postgresql", "log"];
+const SECTIONS: [&str; 8] = ["scope", "name", "restapi", "raft", "bootstrap", "postgresql", "router", "log"];
 
 fn render(config: &Value) -> anyhow::Result<String> {
     let mut text = String::new();
-    for section in SECTIONS {
+    for section in SECTIONS.into_iter().filter(|section| !config[section].is_null()) {
         text += &serde_yaml_ng::to_string(&json!({section: config[section]}))?;
     }
     Ok(text)
@@ -126,6 +129,12 @@ fn node_config(layout: &Layout, node: &NodePaths, settings: &Settings, passwords
     if let Some(user) = &layout.file.os_user {
         postgresql["os_user"] = json!(user);
     }
+    let router = node.router.map(|router| {
+        json!({
+            "listen": format!("127.0.0.1:{}", router.primary),
+            "listen_replicas": format!("127.0.0.1:{}", router.replicas),
+        })
+    });
     json!({
         "scope": layout.file.scope,
         "name": node.name,
@@ -141,6 +150,7 @@ fn node_config(layout: &Layout, node: &NodePaths, settings: &Settings, passwords
             },
         },
         "postgresql": postgresql,
+        "router": router,
         "log": {"level": "INFO"},
     })
 }
@@ -161,7 +171,9 @@ mod tests {
     use std::path::Path;
 
     fn layout(dir: &Path, os_user: Option<&str>) -> Layout {
-        let nodes = (1..=3).map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i }).collect();
+        let nodes = (1..=3)
+            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None })
+            .collect();
         let os_user = os_user.map(str::to_owned);
         Layout { dir: dir.to_owned(), file: ClusterFile { format: 1, scope: "demo".to_owned(), os_user, nodes } }
     }

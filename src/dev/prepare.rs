@@ -10,12 +10,12 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
 use super::args::DevArgs;
-use super::layout::{ClusterFile, Layout, NodePaths, NodePorts};
+use super::layout::{ClusterFile, Layout, NodePaths, NodePorts, RouterPorts};
 use super::node_yaml::{self, Passwords, Settings};
 use super::{place, ports, processes};
 
-/// The first REST port, and the first PostgreSQL port.
-const FIRST_PORTS: (u16, u16) = (8008, 5432);
+/// The first REST port, the first PostgreSQL port, and the first port of the routers, which have two each.
+const FIRST_PORTS: (u16, u16, u16) = (8008, 5432, 5000);
 
 /// A cluster that is ready to be started.
 #[derive(Debug)]
@@ -132,7 +132,9 @@ fn check_ports(layout: &Layout) -> anyhow::Result<()> {
         if !processes::of_node(&node).is_empty() {
             continue;
         }
-        for (what, port) in [("REST", node.rest.port()), ("PostgreSQL", node.postgres.port())] {
+        let routed = node.router.iter().flat_map(|router| [("router", router.primary), ("router", router.replicas)]);
+        for (what, port) in [("REST", node.rest.port()), ("PostgreSQL", node.postgres.port())].into_iter().chain(routed)
+        {
             if !ports::is_free(port) {
                 bail!(
                     "start {}: its {what} port {port} is used by another program; end that program (ss -ltnp shows \
@@ -149,9 +151,9 @@ fn choose_ports(count: usize, is_free: impl Fn(u16) -> bool) -> anyhow::Result<(
     let number = u16::try_from(count).context("count the nodes")?;
     let mut taken = Vec::new();
     let mut notes = Vec::new();
-    let mut choose = |first, what| -> anyhow::Result<Vec<u16>> {
+    let mut choose = |first, number, what| -> anyhow::Result<Vec<u16>> {
         let (chosen, moved) = ports::choose(first, number, &mut taken, &is_free);
-        if chosen.len() != count {
+        if chosen.len() != usize::from(number) {
             bail!("find free {what} ports: none left above {first}");
         }
         for ports::Moved { wanted, chosen } in moved {
@@ -159,13 +161,20 @@ fn choose_ports(count: usize, is_free: impl Fn(u16) -> bool) -> anyhow::Result<(
         }
         Ok(chosen)
     };
-    let rest = choose(FIRST_PORTS.0, "REST")?;
-    let postgres = choose(FIRST_PORTS.1, "PostgreSQL")?;
+    let rest = choose(FIRST_PORTS.0, number, "REST")?;
+    let postgres = choose(FIRST_PORTS.1, number, "PostgreSQL")?;
+    let router = choose(FIRST_PORTS.2, number.saturating_mul(2), "the router")?;
     let nodes = rest
         .into_iter()
         .zip(postgres)
+        .zip(router.as_chunks().0)
         .zip(1..)
-        .map(|((rest, postgres), number)| NodePorts { name: format!("n{number}"), rest, postgres })
+        .map(|(((rest, postgres), [primary, replicas]), number)| NodePorts {
+            name: format!("n{number}"),
+            rest,
+            postgres,
+            router: Some(RouterPorts { primary: *primary, replicas: *replicas }),
+        })
         .collect();
     Ok((nodes, notes))
 }
@@ -203,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let thief = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let port = thief.local_addr().expect("address").port();
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: port, postgres: 1 }];
+        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: port, postgres: 1, router: None }];
         let layout = Layout {
             dir: dir.path().to_owned(),
             file: ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes },

@@ -201,6 +201,9 @@ impl Launcher {
         let (uri, pgpass) = (self.layout.write_uri(), self.layout.pgpass());
         self.screen.say("");
         self.screen.say(&format!("  PGPASSFILE={} psql '{uri}'", pgpass.display()));
+        if let Some(uri) = self.layout.router_uri() {
+            self.screen.say(&format!("  PGPASSFILE={} psql '{uri}'    (through the router)", pgpass.display()));
+        }
         self.screen.say("");
         let node = &self.layout.file.nodes.first().map_or("n1", |node| node.name.as_str());
         self.screen.say(&format!(

@@ -1,14 +1,15 @@
 //! One running node: builds the parts, wires the channels, owns start and stop order.
 //!
 //! ```text
-//! start: configuration -> port -> PostgreSQL's programs -> store -> guardian -> lock -> agent -> main port
-//! stop:  agent hands over and stops PostgreSQL -> guardian ends -> raft leadership moves -> store -> port
+//! start: configuration -> ports -> PostgreSQL's programs -> store -> router -> guardian -> lock -> agent -> main port
+//! stop:  agent hands over and stops PostgreSQL -> guardian ends -> router -> raft leadership moves -> store -> port
 //! ```
 //! A part that cannot start ends the start with one sentence, before the next one has changed anything.
 
 mod control;
 mod parts;
 mod reload;
+mod routing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub async fn run(config: Config) -> Result<()> {
         Some(addresses) => api::server::listen(addresses, "etcd.listen").await?,
         None => Vec::new(),
     };
+    let router_listeners = routing::listen(&config).await?;
     let instance = config.postgresql.as_ref().map(|pg| parts::instance(&config, pg)).transpose()?;
     if let Some(instance) = &instance {
         check_place(instance).await?;
@@ -83,11 +85,13 @@ pub async fn run(config: Config) -> Result<()> {
     let port_shutdown = CancellationToken::new();
     tokio::spawn(reload::on_signal(reloader.clone()));
     let etcd = parts::etcd(&config, &store, &space, &port_shutdown);
-    let rest = api::routes(ApiState { snapshot: snapshot.clone(), control, access });
+    let clients = routing::start(&config, router_listeners, &store, &space);
+    let view = clients.clone().map(|clients| Arc::new(move || clients.status()) as api::RouterView);
+    let rest = api::routes(ApiState { snapshot: snapshot.clone(), control, access, router: view.clone() });
     let router = rest
         .merge(crate::raft::raft_routes(raft_server))
         .merge(etcd.main_port())
-        .merge(crate::dashboard::routes(snapshot.clone(), port_shutdown.clone()));
+        .merge(crate::dashboard::routes(snapshot.clone(), view, port_shutdown.clone()));
     for listener in listeners {
         tokio::spawn(api::serve(listener, router.clone(), port_shutdown.clone()));
     }
@@ -105,6 +109,9 @@ pub async fn run(config: Config) -> Result<()> {
             Ok(())
         }
     };
+    if let Some(clients) = clients {
+        clients.stop().await;
+    }
     leave(&store).await;
     port_shutdown.cancel();
     info!("node stopped");

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use howdah::dev::layout::{ClusterFile, Layout, NodePaths, NodePorts};
+use howdah::dev::layout::{ClusterFile, Layout, NodePaths, NodePorts, RouterPorts};
 use howdah::dev::node_yaml::{self, Passwords, Settings};
 use howdah::dev::place::{self, OsUser};
 use howdah::dev::processes::{self, Kind, NodeProcess, ProcessId};
@@ -350,12 +350,17 @@ impl Drop for Cluster {
 
 /// Names and free ports for `count` nodes.
 fn reserve(count: usize) -> Vec<NodePorts> {
-    let wanted = u16::try_from(count * 2).expect("a handful of nodes");
+    let wanted = u16::try_from(count * 4).expect("a handful of nodes");
     let first = rand::Rng::random_range(&mut rand::rng(), PORTS);
     let (ports, _) = ports::choose(first, wanted, &mut Vec::new(), ports::is_free);
     assert_eq!(ports.len(), usize::from(wanted), "no free ports from {first} upwards");
     (0..count)
-        .map(|i| NodePorts { name: format!("n{}", i + 1), rest: ports[i * 2], postgres: ports[i * 2 + 1] })
+        .map(|i| NodePorts {
+            name: format!("n{}", i + 1),
+            rest: ports[i * 4],
+            postgres: ports[i * 4 + 1],
+            router: Some(RouterPorts { primary: ports[i * 4 + 2], replicas: ports[i * 4 + 3] }),
+        })
         .collect()
 }
 

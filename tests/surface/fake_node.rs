@@ -176,7 +176,7 @@ impl FakeNode {
         };
         let access = Arc::new(Access::resolve(&config).await);
         let shutdown = CancellationToken::new();
-        let router = routes(ApiState { snapshot: receiver, control: control.clone(), access });
+        let router = routes(ApiState { snapshot: receiver, control: control.clone(), access, router: None });
         tokio::spawn(serve(listener, router, shutdown.clone()));
         Self { port, control, shutdown }
     }

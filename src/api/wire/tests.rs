@@ -82,7 +82,7 @@ fn rows_of_history_end_where_their_knowledge_ends() {
 
 #[test]
 fn metrics_have_patronis_names() {
-    let page = metrics::page(&snapshot(), NOW);
+    let page = metrics::page(&snapshot(), None, NOW);
     let label = "{scope=\"main\",name=\"n2\"}";
     for (name, value) in [
         ("patroni_version", "040105"),
@@ -115,7 +115,7 @@ fn metrics_have_patronis_names() {
 
 #[test]
 fn the_whole_snapshot_round_trips() {
-    let body = full(&snapshot(), NOW);
+    let body = full(&snapshot(), None, NOW);
     assert_eq!(body["last_tick_age_seconds"], 1.0);
     assert_eq!(body["is_leader"], false);
     let again: Snapshot = serde_json::from_value(body["snapshot"].clone()).expect("a snapshot");
