@@ -16,6 +16,8 @@ mod observe;
 #[path = "e2e/report.rs"]
 mod report;
 
+#[path = "router/alone.rs"]
+mod alone;
 #[path = "router/changes.rs"]
 mod changes;
 #[path = "router/clients.rs"]

@@ -85,7 +85,8 @@ pub fn psql(cluster: &Cluster, port: u16, words: &str, sql: &str) -> Output {
 /// psql or another client with the password in its environment.
 pub fn psql_command(cluster: &Cluster) -> Command {
     let mut command = cluster.postgres_command("psql");
-    command.env("PGPASSWORD", cluster.passwords.superuser.expose());
+    // Not the home of whoever runs the tests: PostgreSQL's user may not look for certificates there.
+    command.env("PGPASSWORD", cluster.passwords.superuser.expose()).env("HOME", &cluster.layout.dir);
     command
 }
 
