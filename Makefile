@@ -189,5 +189,5 @@ fuzz: setup-rust
 	    -max_total_time=$$(( $(MINUTES) * 60 )) -max_len=4096 -timeout=20 || exit 1; \
 	done
 
-bench: setup setup-etcdctl setup-etcd
+bench: setup setup-etcdctl setup-etcd setup-haproxy
 	$(CARGO) bench --locked --bench '*' -- $(ARGS)

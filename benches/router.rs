@@ -22,6 +22,7 @@ mod report;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -40,6 +41,21 @@ struct Way {
     port: u16,
 }
 
+/// The system's HAProxy, or the one that `make setup-haproxy` unpacks.
+fn haproxy() -> Command {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/haproxy");
+    let program = unpacked.join("usr/sbin/haproxy");
+    if !program.is_file() {
+        return Command::new("haproxy");
+    }
+    let mut command = Command::new(program);
+    if let Ok(libraries) = std::fs::read_dir(unpacked.join("usr/lib")) {
+        let paths = libraries.flatten().map(|entry| entry.path());
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(paths).expect("paths without colons"));
+    }
+    command
+}
+
 /// HAProxy in front of the primary; ends with this.
 struct HaProxy {
     child: Child,
@@ -48,7 +64,7 @@ struct HaProxy {
 
 impl HaProxy {
     fn start(cluster: &Cluster, primary: u16) -> Option<Self> {
-        let version = Command::new("haproxy").arg("-v").output().ok()?;
+        let version = haproxy().arg("-v").output().ok().filter(|output| output.status.success())?;
         println!("{}", String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default());
         let port = (23_000..24_000).find(|port| howdah::dev::ports::is_free(*port)).expect("a free port");
         let file = cluster.layout.dir.join("haproxy.cfg");
@@ -57,7 +73,7 @@ impl HaProxy {
              timeout server 60s\nlisten primary\n    bind 127.0.0.1:{port}\n    server p 127.0.0.1:{primary}\n"
         );
         std::fs::write(&file, text).expect("written");
-        let child = Command::new("haproxy").arg("-db").arg("-q").arg("-f").arg(&file).spawn().expect("it starts");
+        let child = haproxy().arg("-db").arg("-q").arg("-f").arg(&file).spawn().expect("it starts");
         let deadline = now() + LIMIT;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(now() < deadline, "haproxy does not listen");

@@ -88,7 +88,7 @@ pub struct RestApiConfig {
 }
 
 /// The ports that lead clients to PostgreSQL.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterConfig {
     /// Leads to whoever may write; none = off.
     pub listen: Option<ListenAddresses>,

@@ -16,6 +16,7 @@ pub fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
         ("restapi.connect_address", rest.0.connect_address != rest.1.connect_address),
         ("etcd.listen", old.etcd_listen != new.etcd_listen),
         ("etcd.quota", old.etcd_quota != new.etcd_quota),
+        ("router", old.router != new.router),
         ("log", old.log != new.log),
         ("watchdog", old.watchdog != new.watchdog),
     ];
@@ -66,9 +67,11 @@ mod tests {
         assert_eq!(needs_start(&old, &quick), [""; 0]);
         tree["restapi"]["listen"] = json!("127.0.0.1:8009");
         tree["postgresql"]["data_dir"] = json!("/d/other");
+        tree["router"] = json!({"listen": "127.0.0.1:5000"});
         let slow = check(&tree, Path::new("x.yml")).expect("valid");
         let named = needs_start(&old, &slow);
         assert!(named.contains(&"restapi.listen") && named.contains(&"postgresql.data_dir"), "{named:?}");
+        assert!(named.contains(&"router"), "{named:?}");
         assert!(!named.contains(&"log"), "{named:?}");
     }
 }
