@@ -15,7 +15,8 @@
 //!
 //! **Where is a failover decided?** In [`ha`]: *who* may take over in `ha/candidate.rs`, *when* in `ha/rules/standby.rs`
 //! (the race) and `ha/rules/primary.rs` (a planned change). What the decision may do at all is the list in
-//! `ha/step.rs`. Why it was decided is a [`ha::Reason`], the same in log, REST and history.
+//! `ha/step.rs`. Who must have a commit before its client hears of it, and who may lead therefore, is `ha/sync_set.rs`.
+//! Why it was decided is a [`ha::Reason`], the same in log, REST and history.
 //!
 //! **What keeps two primaries apart?** A [`types::LeaderPermit`], made in one place (`agent/lock.rs`) from a lease that a
 //! quorum has just confirmed, counted from before the request. PostgreSQL starts as a standby unless one is presented,

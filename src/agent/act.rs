@@ -348,7 +348,12 @@ impl Actor {
     /// What the files say of synchronous replication: what was decided, else what is in force, else what the record
     /// counts on. Rewriting them for another reason must never make a commit easier to acknowledge.
     fn synchronous_standby_names(&self, view: &ClusterView, settings: &ClusterSettings) -> Option<String> {
-        if settings.synchronous_mode == SynchronousMode::Off || settings.standby_cluster.is_some() {
+        let off = settings.synchronous_mode == SynchronousMode::Off || settings.standby_cluster.is_some();
+        // Turned off, it ends only after the record has said that nobody relies on it.
+        let relied_on = view.record.any().is_none_or(|record| {
+            record.sync.as_ref().is_some_and(|sync| !sync.sync_standby.is_empty()) || record.sync_damage().is_some()
+        });
+        if off && !relied_on {
             return None;
         }
         let in_force = || match view.server.any() {
@@ -363,10 +368,15 @@ impl Actor {
     async fn enforced(&self, names: Option<&str>, view: &ClusterView) -> Result<(), Failure> {
         let (ProcessView::Running { .. }, Some(names)) = (view.process, names) else { return Ok(()) };
         let deadline = clock::now() + TAKEN_OVER;
+        let mut told = false;
         loop {
             let status = self.instance.status().await;
             if status.is_ok_and(|status| status.synchronous_standby_names == names) {
                 return Ok(());
+            }
+            // An agent before this one may have written the file and not lived to tell.
+            if !std::mem::replace(&mut told, true) {
+                self.guardian.reload().await?;
             }
             if deadline <= clock::now() {
                 return Err(Failure::Missing(format!(
@@ -384,13 +394,17 @@ impl Actor {
             return Ok(());
         }
         let deadline = clock::now() + TAKEN_OVER;
-        loop {
-            match self.instance.status().await {
-                Ok(status) if !status.receives() => return Ok(()),
-                Ok(_) | Err(_) if clock::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
-                Ok(_) | Err(_) => return Err(Failure::Missing("the WAL receiver does not end".to_owned())),
+        let mut told = false;
+        while self.instance.status().await.map_or(true, |status| status.receives()) {
+            if !std::mem::replace(&mut told, true) {
+                self.guardian.reload().await?;
             }
+            if deadline <= clock::now() {
+                return Err(Failure::Missing("the WAL receiver does not end".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        Ok(())
     }
 
     /// Tells the local PostgreSQL's sessions how to log in, as soon as it is known: an agent that takes over a running

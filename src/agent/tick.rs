@@ -206,8 +206,14 @@ impl Agent {
 
     /// A server that runs steadily gets what has changed in the shared settings or in the node's file.
     async fn reconfigure(&mut self, view: &ClusterView, decision: &Decision, settings: &ClusterSettings) {
-        let steady =
-            matches!(decision.reason, Reason::LeaderHealthy { .. } | Reason::Following { .. } | Reason::Paused);
+        let steady = matches!(
+            decision.reason,
+            Reason::LeaderHealthy { .. }
+                | Reason::LeaderDegraded { .. }
+                | Reason::CommitsWait { .. }
+                | Reason::Following { .. }
+                | Reason::Paused
+        );
         let Some(server) = view.server.fresh().filter(|_| steady) else { return };
         if !matches!(view.process, ProcessView::Running { .. })
             || self.actor.configured.as_ref() == Some(&settings.postgresql)

@@ -134,6 +134,12 @@ fn own(page: &mut MetricsText, snapshot: &Snapshot, now: Mono) {
     page.gauge("howdah_permit_remaining_seconds", "Time until this node's permit ends, 0 without one.", remaining);
     let term = snapshot.cluster.as_ref().and_then(|c| c.leader.as_ref()).map_or(0, |leader| leader.term.0);
     page.gauge("howdah_leadership_term", "Term of the PostgreSQL leadership, 0 without a leader.", term);
+    let degraded = snapshot.cluster.as_ref().and_then(|cluster| cluster.sync.degraded);
+    page.gauge(
+        "howdah_commit_copies_missing",
+        "On how many nodes fewer than configured commits are now.",
+        degraded.map_or(0, |degraded| degraded.wanted.saturating_sub(degraded.copies)),
+    );
     page.gauge(
         "howdah_last_tick_age_seconds",
         "Time since the loop last turned.",

@@ -38,7 +38,8 @@ pub(super) async fn topology(client: &Client, args: &WatchArgs) -> Outcome {
         let text = match &status.snapshot.cluster {
             Some(cluster) => {
                 let members = tree(cluster);
-                with_footer(members_table(&status.snapshot, cluster, &members, false).render(Format::Pretty), cluster)
+                let table = members_table(&status.snapshot, cluster, &members, false).render(Format::Pretty);
+                with_footer(table, &status.snapshot, cluster)
             }
             None => unknown(&status.snapshot),
         };
@@ -109,7 +110,7 @@ pub(super) fn listing(snapshot: &Snapshot, format: Format, extended: bool) -> St
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let members: Vec<(usize, &MemberStatus)> = members.into_iter().map(|member| (0, member)).collect();
     let text = members_table(snapshot, cluster, &members, extended).render(format);
-    if format == Format::Pretty { with_footer(text, cluster) } else { text }
+    if format == Format::Pretty { with_footer(text, snapshot, cluster) } else { text }
 }
 
 fn unknown(snapshot: &Snapshot) -> String {
@@ -228,7 +229,7 @@ fn scheduled_restart(restart: &Value) -> Cell {
     json!(text)
 }
 
-fn with_footer(table: String, cluster: &ClusterStatus) -> String {
+fn with_footer(table: String, snapshot: &Snapshot, cluster: &ClusterStatus) -> String {
     let mut lines = vec![table];
     if cluster.settings.pause {
         lines.push(" Maintenance mode: on".to_owned());
@@ -241,6 +242,15 @@ fn with_footer(table: String, cluster: &ClusterStatus) -> String {
                 lines.push(format!(" {label:>24}: {name}"));
             }
         }
+    }
+    if let Some(degraded) = &cluster.sync.degraded {
+        let since = degraded.since.map_or_else(String::new, |since| format!(" since {since}"));
+        lines.push(format!(" Commits are on {} instead of {} nodes{since}", degraded.copies, degraded.wanted));
+    }
+    if cluster.leader.is_none()
+        && let Some(last) = snapshot.decisions.last()
+    {
+        lines.push(format!(" Nobody leads. {} ({}): {}", snapshot.name, last.reason, last.sentence));
     }
     lines.join("\n")
 }
@@ -281,9 +291,26 @@ fn tree(cluster: &ClusterStatus) -> Vec<(usize, &MemberStatus)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::snapshot::{DecisionRow, DegradedStatus};
 
     fn snapshot() -> Snapshot {
         serde_json::from_str(include_str!("../../tests/surface/three_nodes.json")).expect("a snapshot")
+    }
+
+    #[test]
+    fn what_is_missing_is_said_below_the_table() {
+        let mut snapshot = snapshot();
+        assert!(!listing(&snapshot, Format::Pretty, false).contains("Commits are on"));
+        let view = snapshot.cluster.as_mut().expect("known");
+        let since = Some(crate::types::WallTime(1_700_000_000_000));
+        view.sync.degraded = Some(DegradedStatus { copies: 1, wanted: 2, since });
+        view.leader = None;
+        let (at, sentence) = (crate::types::WallTime(0), "this node may lack acknowledged commits".to_owned());
+        let (action, reason) = ("wait".to_owned(), "not_synchronous".to_owned());
+        snapshot.decisions = vec![DecisionRow { at, action, reason, sentence }];
+        let text = listing(&snapshot, Format::Pretty, false);
+        assert!(text.contains(" Commits are on 1 instead of 2 nodes since 2023-11-14T22:13:20.000+00:00"), "{text}");
+        assert!(text.contains("(not_synchronous): this node may lack acknowledged commits"), "{text}");
     }
 
     #[test]

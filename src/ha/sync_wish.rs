@@ -24,7 +24,10 @@ pub fn remember(memory: &mut Memory, record: &ClusterRecord, server: &ServerView
     let names = &server.synchronous_standby_names;
     match &mut memory.commit_rule {
         Some(known) if known.names == *names => {
-            if known.from.is_none() && !server.in_recovery && SETTLING <= now.since(known.since) && agreed(server) {
+            if server.in_recovery {
+                // Its commits begin after its promotion: what was measured before says nothing about them.
+                (known.from, known.seen) = (None, server.position);
+            } else if known.from.is_none() && SETTLING <= now.since(known.since) && agreed(server) {
                 known.from = Some(server.position);
             }
         }

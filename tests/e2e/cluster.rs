@@ -300,7 +300,8 @@ impl Cluster {
     pub fn write_in_secret(&self, name: &str) {
         assert_eq!(self.processes(name), [], "{name} must be down for this");
         let mut command = self.postgres_command("postgres");
-        command.arg("--single").arg("-D").arg(self.node(name).data).arg("postgres");
+        // Alone it has nobody to wait for.
+        command.args(["--single", "-c", "synchronous_standby_names=", "-D"]).arg(self.node(name).data).arg("postgres");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start postgres --single");
         let script = b"create table secret_history as select generate_series(1, 1000) as i;\ncheckpoint;\n";

@@ -228,8 +228,9 @@ prop_compose! {
         starting_since in option::of(ago()),
         standby_starts in (0..8_u32, ago()),
         failed_tasks in (0..8_u32, ago()),
-        by_hand in option::weighted(0.2, by_hand()),
-        commit_rule in option::of((names(), ago(), position(), option::of(position()))),
+        (by_hand, commit_rule) in (
+            option::weighted(0.2, by_hand()), option::of((names(), ago(), position(), option::of(position()))),
+        ),
     ) -> Memory {
         let attempts = |(count, last)| Attempts { count, last };
         let (standby_starts, failed_tasks) = (attempts(standby_starts), attempts(failed_tasks));
