@@ -129,7 +129,7 @@ fn words_of_commands() {
         of("/bin/x  a 'b c' \"d \\\" e\""),
         Some(["/bin/x", "a", "b c", "d \" e"].iter().map(ToString::to_string).collect())
     );
-    assert_eq!(of("/bin/x ''"), Some(["/bin/x".to_owned(), String::new()]));
+    assert_eq!(of("/bin/x ''"), Some(vec!["/bin/x".to_owned(), String::new()]));
     assert_eq!(of("/bin/x 'open"), None);
     assert_eq!(of("  "), Some(Vec::new()));
 }
