@@ -5,6 +5,7 @@
 #   make check   fast and read-only: format, lints, unit tests, house rules
 #   make fix     format, and let clippy repair what it can
 #   make soak    the end-to-end tests again and again, with long freezes   (ROUNDS=5)
+#   make simulate  the decision core in a simulated world, new seeds      (MINUTES=1)
 #   make fuzz    random bytes against everything that reads some      (MINUTES=1 TARGET="kv_engine ...")
 #   make bench   all figures, built with optimisation                      (ARGS="3 node-kill" for a few)
 #   make setup   install what is missing, nothing else
@@ -18,7 +19,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-haproxy setup-promtool demo test check fix soak fuzz bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-haproxy setup-promtool demo test check fix soak simulate fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -176,6 +177,10 @@ soak: setup setup-etcdctl
 	  echo "soak: round $$round of $(ROUNDS)"; \
 	  SOAK=1 $(CARGO) test --locked --quiet --test e2e -- --test-threads=1 || exit 1; \
 	done
+
+# One seed after the other until the time is over; a broken promise is printed with the seed that shows it again.
+simulate: setup-rust
+	SIM_MINUTES=$(MINUTES) $(CARGO) test --locked --test sim -- --nocapture fresh_seeds
 
 # The compiler's switches for coverage are not stable yet; nothing else here needs them.
 MINUTES ?= 1

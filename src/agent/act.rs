@@ -12,8 +12,9 @@ use tracing::{info, warn};
 use super::lock::Lock;
 use super::logins::Logins;
 use super::observe::process_view;
+use super::upkeep::history_lines;
 use crate::cluster::ClusterRecord;
-use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, StatusRecord};
+use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, HistoryLine, StatusRecord};
 use crate::cluster::writes::Writes;
 use crate::config::cluster_settings::SharedPostgresql;
 use crate::config::{ClusterSettings, SynchronousMode};
@@ -433,6 +434,8 @@ impl Actor {
     }
 
     fn begin(&mut self, kind: TaskKind, from: Option<&NodeName>, view: &ClusterView) -> Result<(), Failure> {
+        // Whatever this task leaves half done is not what this process has created.
+        self.created = false;
         if kind == TaskKind::Initdb {
             self.credentials = Some(self.logins.generate());
         }
@@ -536,7 +539,10 @@ impl Actor {
                 let status = position(view).map(|optime| StatusRecord { optime });
                 self.lock.give_up(*term);
                 memory.ending_term = Some(*term);
-                self.write(self.writes.release_leader(*term, status.as_ref())).await?;
+                let history = self.unpublished_history(view);
+                let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
+                let txn = self.writes.release_leader(*term, status.as_ref(), history.as_deref(), creating);
+                self.write(txn).await?;
                 memory.crash_restarts.clear();
             }
             RecordStep::HandOver { term, to, shutdown_lsn, why } => {
@@ -550,7 +556,8 @@ impl Actor {
                 };
                 self.lock.give_up(*term);
                 memory.ending_term = Some(*term);
-                self.write(self.writes.hand_over(*term, &handover)).await?;
+                let history = self.unpublished_history(view);
+                self.write(self.writes.hand_over(*term, &handover, history.as_deref())).await?;
                 memory.stopped_for_handover = None;
             }
             RecordStep::WriteSync { term, record, mod_revision } => {
@@ -596,6 +603,16 @@ impl Actor {
             Ok(other) => Err(Failure::Store(format!("unexpected answer {other:?}"))),
             Err(error) => Err(Failure::Store(error.to_string())),
         }
+    }
+
+    /// The promotions until the timeline of the data here, if the record does not have the newest of them: this leader
+    /// stops within a heartbeat of its promotion.
+    fn unpublished_history(&self, view: &ClusterView) -> Option<Vec<HistoryLine>> {
+        let DataDirView::Present(control) = &view.data_dir else { return None };
+        let record = view.record.any().filter(|record| record.timeline() < control.timeline)?;
+        // Not to be read: then it is not published, and the key is released all the same.
+        let history = self.instance.timeline_history(control.timeline).ok()?;
+        Some(history_lines(record, &history, &self.me, clock::wall()))
     }
 
     fn lease(&self) -> Result<LeaseId, Failure> {

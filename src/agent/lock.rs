@@ -74,6 +74,19 @@ pub fn margin(ttl: Duration) -> Duration {
     (ttl / 10).max(Duration::from_millis(500))
 }
 
+/// The permit that a renewal is worth: the lease's lifetime counted from *before* the request, less the margin.
+pub fn permit(term: Term, asked_at: Mono, ttl: Duration) -> LeaderPermit {
+    LeaderPermit { term, valid_until: asked_at + ttl.saturating_sub(margin(ttl)) }
+}
+
+impl LockState {
+    /// Without a permit of a term that this node has given up.
+    pub fn less_given_up(mut self, given_up: i64) -> Self {
+        self.permit = self.permit.filter(|permit| given_up < permit.term.0);
+        self
+    }
+}
+
 impl Lock {
     /// Starts the keeper.
     pub fn start(config: LockConfig) -> Self {
@@ -98,10 +111,8 @@ impl Lock {
     /// The state now. A permit of a term that this node has given up is none, even if a renewal that was on its
     /// way says otherwise.
     pub fn state(&self) -> LockState {
-        let mut state = self.state.borrow().clone();
-        let released = self.released.load(Ordering::SeqCst);
-        state.permit = state.permit.filter(|permit| released < permit.term.0);
-        state
+        let state = self.state.borrow().clone();
+        state.less_given_up(self.released.load(Ordering::SeqCst))
     }
 
     /// This node is about to give up `term`: from now on no permit of it counts here. Called before the write that
@@ -194,8 +205,7 @@ impl Keeper {
         let outcome = self.config.store.lease_renew(lease, guard, ATTEMPT).await.map_err(|e| e.to_string())?;
         match (outcome, wanted) {
             (RenewOutcome::Renewed { ttl }, Some(term)) => {
-                let permit = LeaderPermit { term, valid_until: asked_at + ttl.saturating_sub(margin(ttl)) };
-                self.publish_permit(lease, permit, asked_at).await?;
+                self.publish_permit(lease, permit(term, asked_at, ttl), asked_at).await?;
                 if self.lease_ttl == Duration::ZERO {
                     self.lease_ttl = ttl;
                 }

@@ -102,13 +102,13 @@ impl Observer {
         }
         let data_dir = self.data_dir.clone().unwrap_or(DataDirView::Empty);
         let now = clock::now();
-        self.remember(&record, &server, now, &mut memory);
+        remember(&record, &server, now, &mut self.last_received, &mut memory);
         let peers = self.ask_peers(&record, &process, &server, &memory, shutting_down).await;
         let now = clock::now();
         ClusterView {
             now,
             me: self.me.clone(),
-            record: self.record_fact(record, &lock, now, settings.loop_wait),
+            record: record_fact(record, &lock, now, settings.loop_wait),
             settings: Settings {
                 ttl: settings.ttl,
                 loop_wait: settings.loop_wait,
@@ -129,20 +129,6 @@ impl Observer {
             task,
             shutting_down,
             memory,
-        }
-    }
-
-    fn record_fact(
-        &self,
-        record: ClusterRecord,
-        lock: &LockState,
-        now: Mono,
-        loop_wait: Duration,
-    ) -> Fact<ClusterRecord> {
-        match lock.last_contact {
-            None => Fact::unknown(lock.trouble.clone().unwrap_or_else(|| "no answer from a majority yet".to_owned())),
-            Some(at) if now.since(at) <= RECORD_FRESH.max(loop_wait * 2) => Fact::Fresh(record),
-            Some(at) => Fact::Stale { value: record, age: now.since(at) },
         }
     }
 
@@ -192,30 +178,6 @@ impl Observer {
         }
     }
 
-    /// Updates what is remembered from what was just seen.
-    fn remember(&mut self, record: &ClusterRecord, server: &Fact<ServerView>, now: Mono, memory: &mut Memory) {
-        memory.leaderless_since = match record.leader {
-            Some(_) => None,
-            None => memory.leaderless_since.or(Some(now)),
-        };
-        if server.fresh().is_some() {
-            memory.starting_since = None;
-            memory.standby_starts = Attempts::default();
-        }
-        if let Some(server) = server.fresh() {
-            sync_wish::remember(memory, record, server, now);
-        }
-        match server.fresh() {
-            Some(server) if server.in_recovery => {
-                if self.last_received.is_some_and(|last| last < server.position) && server.streaming {
-                    memory.wal_advanced_at = Some(now);
-                }
-                self.last_received = Some(server.position);
-            }
-            _ => self.last_received = None,
-        }
-    }
-
     async fn ask_peers(
         &self,
         record: &ClusterRecord,
@@ -224,14 +186,7 @@ impl Observer {
         memory: &Memory,
         shutting_down: bool,
     ) -> BTreeMap<NodeName, Fact<crate::ha::view::PeerView>> {
-        let racing = record.leader.is_none() && server.fresh().is_some_and(|server| server.in_recovery);
-        let handing_over = matches!(process, ProcessView::Absent { .. })
-            && record.is_leader(&self.me)
-            && (memory.stopped_for_handover.is_some() || shutting_down);
-        // A named successor needs no comparison: every millisecond counts then.
-        let named =
-            server.fresh().is_some_and(|server| candidate::proven_successor(record, &self.me, server).is_some());
-        if handing_over || (racing && !named) {
+        if peers_matter(record, &self.me, process, server, memory, shutting_down) {
             let members = record.members.iter().filter(|(name, _)| **name != self.me);
             let addresses = members.filter_map(|(name, m)| Some((name.clone(), m.value.api_address()?))).collect();
             return self.peers.ask(addresses).await;
@@ -261,7 +216,7 @@ fn standbys(sql: &SqlStatus) -> BTreeMap<NodeName, StandbyView> {
 }
 
 /// Who must confirm commits. A cluster that follows another has no commits of its own.
-fn synchronous(settings: &ClusterSettings) -> Synchronous {
+pub fn synchronous(settings: &ClusterSettings) -> Synchronous {
     let mode = match settings.synchronous_mode {
         _ if settings.standby_cluster.is_some() => SyncMode::Off,
         SynchronousMode::Off => SyncMode::Off,
@@ -274,6 +229,63 @@ fn synchronous(settings: &ClusterSettings) -> Synchronous {
         node_count: usize::try_from(settings.synchronous_node_count).unwrap_or(usize::MAX),
         maximum_lag: settings.maximum_lag_on_syncnode.map(|size| WalBytes(size.0)),
     }
+}
+
+/// The record as a fact: how well it is known depends on when a majority last confirmed anything to this node.
+pub fn record_fact(record: ClusterRecord, lock: &LockState, now: Mono, loop_wait: Duration) -> Fact<ClusterRecord> {
+    match lock.last_contact {
+        None => Fact::unknown(lock.trouble.clone().unwrap_or_else(|| "no answer from a majority yet".to_owned())),
+        Some(at) if now.since(at) <= RECORD_FRESH.max(loop_wait * 2) => Fact::Fresh(record),
+        Some(at) => Fact::Stale { value: record, age: now.since(at) },
+    }
+}
+
+/// Updates what is remembered from what was just seen. `last_received` is the position of the look before.
+pub fn remember(
+    record: &ClusterRecord,
+    server: &Fact<ServerView>,
+    now: Mono,
+    last_received: &mut Option<Lsn>,
+    memory: &mut Memory,
+) {
+    memory.leaderless_since = match record.leader {
+        Some(_) => None,
+        None => memory.leaderless_since.or(Some(now)),
+    };
+    if server.fresh().is_some() {
+        memory.starting_since = None;
+        memory.standby_starts = Attempts::default();
+    }
+    if let Some(server) = server.fresh() {
+        sync_wish::remember(memory, record, server, now);
+    }
+    match server.fresh() {
+        Some(server) if server.in_recovery => {
+            if last_received.is_some_and(|last| last < server.position) && server.streaming {
+                memory.wal_advanced_at = Some(now);
+            }
+            *last_received = Some(server.position);
+        }
+        _ => *last_received = None,
+    }
+}
+
+/// Whether the decision to come depends on where the other members are.
+pub fn peers_matter(
+    record: &ClusterRecord,
+    me: &NodeName,
+    process: &ProcessView,
+    server: &Fact<ServerView>,
+    memory: &Memory,
+    shutting_down: bool,
+) -> bool {
+    let racing = record.leader.is_none() && server.fresh().is_some_and(|server| server.in_recovery);
+    let handing_over = matches!(process, ProcessView::Absent { .. })
+        && record.is_leader(me)
+        && (memory.stopped_for_handover.is_some() || shutting_down);
+    // A named successor needs no comparison: every millisecond counts then.
+    let named = server.fresh().is_some_and(|server| candidate::proven_successor(record, me, server).is_some());
+    handing_over || (racing && !named)
 }
 
 /// What the guardian says of PostgreSQL, in the core's words.
@@ -291,7 +303,8 @@ pub fn process_view(status: &GuardianStatus) -> ProcessView {
     }
 }
 
-fn data_dir_view(state: DataDir, newest: Option<TimelineId>, creating: bool) -> DataDirView {
+/// What was found in the data directory, in the core's words. `newest` is the newest timeline that it has been seen on.
+pub fn data_dir_view(state: DataDir, newest: Option<TimelineId>, creating: bool) -> DataDirView {
     match state {
         DataDir::Missing | DataDir::Empty => DataDirView::Empty,
         DataDir::Foreign { why } => DataDirView::Foreign { why },

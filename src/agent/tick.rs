@@ -144,7 +144,7 @@ impl Agent {
         }
         view.memory.by_hand = memory.by_hand;
         let decision = decide(&view);
-        self.note(&view, &decision, memory);
+        note(&view, &decision, memory);
         let at: WallTime = clock::wall();
         if self.journal.record(&view, &decision, at) {
             let action = decision.action.code();
@@ -229,23 +229,6 @@ impl Agent {
         upkeep::report(done, "bring the server's settings up to date");
     }
 
-    /// Book-keeping that belongs to a decision and not to a step.
-    fn note(&self, view: &ClusterView, decision: &Decision, memory: &mut Memory) {
-        match &decision.reason {
-            Reason::SwitchoverWaitsForCandidate { .. } => {
-                memory.catching_up_since = memory.catching_up_since.or(Some(view.now));
-            }
-            Reason::LeaderHealthy { .. } | Reason::LeaderDegraded { .. } | Reason::CommitsWait { .. } => {
-                memory.catching_up_since = None;
-                let settled = |at: &Mono| STEADY < view.now.since(*at);
-                if memory.crash_restarts.last().is_some_and(settled) {
-                    memory.crash_restarts.clear();
-                }
-            }
-            _ => (),
-        }
-    }
-
     fn publish(&mut self, view: &ClusterView, settings: &ClusterSettings) {
         let mut snapshot =
             publish::snapshot(&self.published, view, &self.observer, &self.actor, &self.journal, settings);
@@ -328,8 +311,25 @@ fn is_planned_stop(view: &ClusterView, decision: &Decision) -> bool {
     writable && planned && view.permit_holds() && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
 }
 
+/// Book-keeping that belongs to a decision and not to a step.
+pub fn note(view: &ClusterView, decision: &Decision, memory: &mut Memory) {
+    match &decision.reason {
+        Reason::SwitchoverWaitsForCandidate { .. } => {
+            memory.catching_up_since = memory.catching_up_since.or(Some(view.now));
+        }
+        Reason::LeaderHealthy { .. } | Reason::LeaderDegraded { .. } | Reason::CommitsWait { .. } => {
+            memory.catching_up_since = None;
+            let settled = |at: &Mono| STEADY < view.now.since(*at);
+            if memory.crash_restarts.last().is_some_and(settled) {
+                memory.crash_restarts.clear();
+            }
+        }
+        _ => (),
+    }
+}
+
 /// What of the record decisions wait for. Positions are not part of it: they change all the time.
-fn fingerprint(record: &ClusterRecord) -> (Vec<i64>, String) {
+pub fn fingerprint(record: &ClusterRecord) -> (Vec<i64>, String) {
     let revisions = [
         record.leader.as_ref().map(|v| v.create_revision),
         record.initialize.as_ref().map(|v| v.mod_revision),

@@ -19,7 +19,8 @@ use crate::ha::view::{ByHand, DataDirView, ProcessView, ServerView, TaskKind};
 use crate::postgres::{PendingRestart, SqlRole};
 use crate::raft::RaftStatus;
 use crate::telemetry::clock;
-use crate::types::{Mono, NodeName, Term};
+use crate::types::timeline::HistoryEntry;
+use crate::types::{Mono, NodeName, Term, TimelineHistory, WallTime};
 
 /// Slots are compared this often; a new member's at once.
 const SLOTS_EVERY: Duration = Duration::from_secs(10);
@@ -92,6 +93,8 @@ impl Upkeep {
             report(self.publish(actor, view, member).await, "publish the member record");
         }
         if leading && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) {
+            // Also when an agent before this one has promoted: until this checkpoint nobody can rewind from here.
+            actor.promoted |= sighting.sql.as_ref().is_some_and(|sql| sql.checkpoint_timeline != sql.timeline);
             self.checkpoint(actor, sync_wish::wants_checkpoint(view)).await;
             if let Some(term) = record.term() {
                 report(self.history(actor, record, server, term).await, "publish the timeline history");
@@ -154,33 +157,7 @@ impl Upkeep {
             return Ok(());
         }
         let history = actor.instance.timeline_history(server.timeline)?;
-        let known = &record.history;
-        let newest = history.ancestors.len().saturating_sub(1);
-        let lines: Vec<HistoryLine> = history
-            .ancestors
-            .iter()
-            .enumerate()
-            .map(|(index, entry)| {
-                let kept = known.iter().find(|line| line.0 == entry.timeline.0 && line.1 == entry.switchpoint);
-                match kept {
-                    Some(line) => line.clone(),
-                    None if index == newest => HistoryLine(
-                        entry.timeline.0,
-                        entry.switchpoint,
-                        entry.reason.clone(),
-                        clock::wall().iso(),
-                        self.identity.me.to_string(),
-                    ),
-                    None => HistoryLine(
-                        entry.timeline.0,
-                        entry.switchpoint,
-                        entry.reason.clone(),
-                        String::new(),
-                        String::new(),
-                    ),
-                }
-            })
-            .collect();
+        let lines = history_lines(record, &history, &self.identity.me, clock::wall());
         actor.write(actor.writes.history(term, &lines)).await?;
         info!(timeline = server.timeline.0, "timeline history published");
         Ok(())
@@ -288,6 +265,23 @@ impl Upkeep {
         self.published = Some((member, lease, view.now));
         Ok(())
     }
+}
+
+/// The promotions until `history`'s timeline, for the record: what it knows stays as it is, the newest is `me`'s.
+pub fn history_lines(
+    record: &ClusterRecord,
+    history: &TimelineHistory,
+    me: &NodeName,
+    now: WallTime,
+) -> Vec<HistoryLine> {
+    let newest = history.ancestors.len().saturating_sub(1);
+    let line = |(index, entry): (usize, &HistoryEntry)| {
+        let known = record.history.iter().find(|line| line.0 == entry.timeline.0 && line.1 == entry.switchpoint);
+        let (at, who) = if index == newest { (now.iso(), me.to_string()) } else { (String::new(), String::new()) };
+        let new = || HistoryLine(entry.timeline.0, entry.switchpoint, entry.reason.clone(), at, who);
+        known.cloned().unwrap_or_else(new)
+    };
+    history.ancestors.iter().enumerate().map(line).collect()
 }
 
 /// Logs what did not work; it is tried again.

@@ -125,6 +125,11 @@ impl ClusterRecord {
         self.leader.as_ref().map(|leader| Term(leader.create_revision))
     }
 
+    /// Whether a node is creating the cluster now.
+    pub fn is_being_created(&self) -> bool {
+        self.initialize.as_ref().is_some_and(|initialize| matches!(initialize.value, Initialize::Running))
+    }
+
     /// Whether `name` holds the leader key.
     pub fn is_leader(&self, name: &NodeName) -> bool {
         self.leader.as_ref().is_some_and(|leader| leader.value == *name)

@@ -78,28 +78,39 @@ impl Writes {
         TxnRequest { compare, success, failure: Vec::new() }
     }
 
-    /// If `term` still stands: nobody leads.
-    pub fn release_leader(&self, term: Term, status: Option<&StatusRecord>) -> TxnRequest {
+    /// If `term` still stands: nobody leads. `history`, where the record does not have this leader's promotion yet:
+    /// the next one would use the number of its timeline again. `creating`: nobody creates the cluster any more either.
+    pub fn release_leader(
+        &self,
+        term: Term,
+        status: Option<&StatusRecord>,
+        history: Option<&[HistoryLine]>,
+        creating: bool,
+    ) -> TxnRequest {
         let mut success = vec![self.delete(&Key::Leader)];
+        if creating {
+            // Its lease would keep it as long as this node comes back in time, and nobody could create anything.
+            success.extend([self.delete(&Key::Initialize), self.delete(&Key::Bootstrap)]);
+        }
+        success.extend(history.map(|lines| self.put(&Key::History, json(&lines), LeaseId(0))));
         if let Some(status) = status {
             success.push(self.put(&Key::Status, json(status), LeaseId(0)));
         }
         TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
     }
 
-    /// If `term` still stands: nobody leads, the successor is named, the request is answered.
-    pub fn hand_over(&self, term: Term, handover: &HandoverRecord) -> TxnRequest {
+    /// If `term` still stands: nobody leads, the successor is named, the request is answered. `history` as for
+    /// [`Writes::release_leader`].
+    pub fn hand_over(&self, term: Term, handover: &HandoverRecord, history: Option<&[HistoryLine]>) -> TxnRequest {
         let status = StatusRecord { optime: handover.shutdown_lsn };
-        TxnRequest {
-            compare: vec![self.in_term(term)],
-            success: vec![
-                self.delete(&Key::Leader),
-                self.put(&Key::Handover, json(handover), LeaseId(0)),
-                self.put(&Key::Status, json(&status), LeaseId(0)),
-                self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)),
-            ],
-            failure: Vec::new(),
-        }
+        let mut success = vec![
+            self.delete(&Key::Leader),
+            self.put(&Key::Handover, json(handover), LeaseId(0)),
+            self.put(&Key::Status, json(&status), LeaseId(0)),
+            self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)),
+        ];
+        success.extend(history.map(|lines| self.put(&Key::History, json(&lines), LeaseId(0))));
+        TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
     }
 
     /// If the request is unchanged: clear it.

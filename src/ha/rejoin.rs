@@ -47,12 +47,18 @@ pub fn judge(control: &ControlView, history: &TimelineHistory, leader: &NodeName
         Rejoin::Diverged(Reason::RewindFrom { leader: leader.clone(), timeline, ours, shared })
     };
     if timeline == history.timeline {
-        return match control.state {
-            ControlState::InProduction | ControlState::Other if !control.standby_signal => {
-                Rejoin::SameTimeline(format!("it wrote as a primary on timeline {timeline}, on which {leader} leads"))
-            }
-            _ => Rejoin::AsItIs,
+        // A base backup says "in production" too, beside its signal file. Nobody but a primary says "shut down": it was
+        // promoted to this number, and stopped before anybody knew.
+        let wrote = match control.state {
+            ControlState::ShutDown => true,
+            ControlState::InProduction | ControlState::Other => !control.standby_signal,
+            ControlState::ShutDownInRecovery | ControlState::InRecovery => false,
         };
+        if wrote {
+            let why = format!("it wrote as a primary on timeline {timeline}, on which {leader} leads");
+            return Rejoin::SameTimeline(why);
+        }
+        return Rejoin::AsItIs;
     }
     let Some(switchpoint) = history.switchpoint_of(timeline) else {
         return diverged(control.checkpoint, Lsn(0));
@@ -129,6 +135,7 @@ mod tests {
         // Standby on the same timeline; crashed "primary" of it; unknown timeline.
         assert!(judged(control(ShutDownInRecovery, 2, 2000, 2100)));
         assert!(!judged(control(InProduction, 2, 2000, 0)));
+        assert!(!judged(control(ShutDown, 2, 2000, 0)));
         assert!(!judged(control(ShutDownInRecovery, 7, 500, 900)));
     }
 }

@@ -38,6 +38,13 @@ pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
         Fact::Unknown { why } => return Some(wait_briefly(Reason::ServerSilent { why: why.clone() })),
     };
     let term = record.term()?;
+    if record.is_being_created()
+        && let DataDirView::Incomplete { why } = &view.data_dir
+    {
+        // Another process of this node began the creation, and what it was to end with is not known any more.
+        let reason = Reason::RemoveFailedCreation { why: why.clone() };
+        return Some(act(Action::Stop { mode: StopMode::Immediate }, reason));
+    }
     if record.initialize.as_ref().is_none_or(|i| matches!(i.value, Initialize::Running))
         && let DataDirView::Present(control) = &view.data_dir
     {

@@ -1,0 +1,58 @@
+//! The promises, one file each: what is looked at, when, and what would break it.
+//!
+//! Called by the world at the moment at which a promise could be broken: an acknowledgement, a plan, a promotion, a
+//! change of the record. P6 and P9 are about words and inputs, which a simulation has none of.
+
+mod p1_one_writer;
+mod p2_nothing_lost;
+mod p3_it_comes_back;
+mod p4_p8_undisturbed;
+mod p5_nothing_deleted;
+mod p7_pause;
+
+use std::collections::BTreeMap;
+
+use crate::world::World;
+
+/// What the checks remember.
+#[derive(Debug)]
+pub struct Watched {
+    /// Who became writable last.
+    pub writer: Option<usize>,
+    /// Who was told to lead in which term.
+    pub terms: BTreeMap<i64, usize>,
+    /// When something last happened to each node or its ways.
+    pub disturbed: Vec<u64>,
+    /// The term that was won by a proven successor.
+    pub planned: Option<i64>,
+    /// The term that was won by comparison, nobody having forced it.
+    pub compared: Option<i64>,
+    /// The term that a person has forced.
+    pub forced: Option<i64>,
+    /// Two promotions have led to the same timeline number: see decision record 0011.
+    pub twins: bool,
+    /// From here on nothing may disturb PostgreSQL (P4, P8).
+    pub settled: bool,
+}
+
+impl Watched {
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            writer: None,
+            terms: BTreeMap::new(),
+            disturbed: vec![0; nodes],
+            planned: None,
+            compared: None,
+            forced: None,
+            twins: false,
+            settled: false,
+        }
+    }
+}
+
+impl World {
+    /// Something happens to a node: what it is compared with afterwards takes that into account.
+    pub fn disturbed(&mut self, node: usize) {
+        self.watched.disturbed[node] = self.now;
+    }
+}

@@ -1,0 +1,64 @@
+//! P2, synchronous: no acknowledged commit is lost, whatever happens, unless a person forces a failover.
+//!
+//! P2, asynchronous: what is lost in a failover is what no reachable standby had received; a planned change loses nothing.
+//!
+//! Lost is an acknowledged commit that the log of the new primary does not hold. After a hand-over to a proven successor
+//! there is none. In a race by comparison there may be some, but no standby that could be asked and promoted, and to
+//! which nothing has happened for a while, has more than the winner.
+
+use crate::clock::SEC;
+use crate::model_postgres::Proc;
+use crate::wal::Tip;
+use crate::world::World;
+
+impl World {
+    /// `node` has been promoted at `tip`.
+    pub fn note_promotion(&mut self, node: usize, tip: Tip) {
+        self.stats.promotions += 1;
+        let term = self.store.truth().term().map(|term| term.0);
+        let mut newly = 0;
+        for at in 0..self.ledger.commits.len() {
+            let commit = self.ledger.commits[at];
+            if !commit.lost && !self.wal.holds(tip, commit.end) {
+                self.ledger.commits[at].lost = true;
+                newly += 1;
+            }
+        }
+        self.stats.lost += newly;
+        self.trace(node, || format!("postgres: promoted at {:x}, {newly} acknowledged commits are not there", tip.1));
+        if 0 < newly && self.profile.synchronous != "off" && term != self.watched.forced {
+            let mode = self.profile.synchronous;
+            self.fail("P2", node, format!("{newly} commits that were acknowledged in mode {mode} are lost"));
+        }
+        if 0 < newly && term.is_some() && term == self.watched.planned {
+            self.fail("P2", node, format!("a planned change lost {newly} acknowledged commits"));
+        }
+        if term.is_some() && term == self.watched.compared {
+            self.check_nobody_had_more(node, tip);
+        }
+        self.check_undisturbed(node, "promoted");
+    }
+
+    fn check_nobody_had_more(&mut self, node: usize, tip: Tip) {
+        let quiet = |world: &World, at: usize| world.watched.disturbed[at] + 10 * SEC < world.now;
+        if !quiet(self, node) {
+            return;
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let there = &self.nodes[other];
+            let sound =
+                there.power && !there.suspended && there.agent_runs() && there.guardian_runs() && !there.pg.frozen;
+            let standby = there.pg.proc == Proc::Running && there.pg.up && there.pg.recovery;
+            let may = there.agent.promotable && self.nofailover != Some(other) && self.net.talk(node, other);
+            let Some(data) = &there.disk.data else { continue };
+            let same = self.wal.timeline(data.tip.0) == self.wal.timeline(tip.0);
+            let still = there.pg.moved_at + 5 * SEC < self.now && there.pg.replaying.is_none();
+            if sound && standby && may && same && still && quiet(self, other) && tip.1 < data.tip.1 {
+                let why =
+                    format!("promoted at {:x} although {} can be asked and has {:x}", tip.1, there.name, data.tip.1);
+                self.fail("P2", node, why);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! P3: once a majority of voters can talk and one promotable PostgreSQL exists, there is a primary within a bound.
+//!
+//! Judged after all faults have ended: first a primary that accepts writes, then everybody else streaming from it.
+
+use crate::clock::SEC;
+use crate::model_postgres::Proc;
+use crate::world::World;
+
+/// Until somebody accepts writes. The longest ways: a stop that takes a minute until it is forced, the pauses between
+/// attempts, a recovery, a ttl or two.
+const PRIMARY_WITHIN: u64 = 150 * SEC;
+/// Until all others follow it.
+const ORDER_WITHIN: u64 = 360 * SEC;
+/// How long order must last.
+const ORDER_LASTS: u64 = 15 * SEC;
+
+impl World {
+    /// The second phase of a run: everything is healed, and the cluster must come back by itself.
+    pub fn must_come_back(&mut self) {
+        let healed = self.now;
+        let mut primary_at = None;
+        let mut order_at: Option<u64> = None;
+        while self.failure.is_none() {
+            self.run_until(self.now + SEC);
+            self.operator_obeys();
+            let primary = self.primary();
+            if primary.is_some() {
+                primary_at = primary_at.or(Some(self.now));
+            }
+            order_at = if self.in_order() { order_at.or(Some(self.now)) } else { None };
+            if order_at.is_some_and(|at| ORDER_LASTS <= self.now - at) {
+                break;
+            }
+            if primary_at.is_none() && healed + PRIMARY_WITHIN < self.now {
+                let states = self.reasons();
+                self.fail(
+                    "P3",
+                    0,
+                    format!("nobody accepts writes {} s after the last fault: {states}", PRIMARY_WITHIN / SEC),
+                );
+            }
+            if healed + ORDER_WITHIN < self.now {
+                let states = self.reasons();
+                self.fail(
+                    "P3",
+                    0,
+                    format!("not everybody follows {} s after the last fault: {states}", ORDER_WITHIN / SEC),
+                );
+            }
+        }
+        self.check_everything_is_there();
+    }
+
+    fn primary(&self) -> Option<usize> {
+        let leader = self.store.truth().leader.as_ref()?;
+        (0..self.nodes.len()).find(|node| self.nodes[*node].name == leader.value && self.acknowledges(*node))
+    }
+
+    /// Whether everybody streams from the primary and shares its history.
+    fn in_order(&mut self) -> bool {
+        let Some(primary) = self.primary() else { return false };
+        self.settle_all();
+        (0..self.nodes.len()).filter(|node| *node != primary).all(|node| {
+            let it = &self.nodes[node];
+            let streams = it.pg.receiver.as_ref().is_some_and(|receiver| receiver.from == primary);
+            it.pg.proc == Proc::Running && it.pg.up && it.pg.recovery && streams
+        })
+    }
+
+    fn reasons(&self) -> String {
+        let all = self.nodes.iter().map(|node| {
+            let decision = node.agent.decision.as_ref();
+            let text = decision.map_or_else(|| "-".to_owned(), |d| format!("{}: {}", d.action.code(), d.reason));
+            format!("{} {text}", node.name)
+        });
+        all.collect::<Vec<_>>().join(" | ")
+    }
+
+    /// In the end the primary holds every acknowledged commit that no failover has counted as lost.
+    fn check_everything_is_there(&mut self) {
+        let Some(primary) = self.primary().filter(|_| self.failure.is_none()) else { return };
+        let tip = self.data(primary).tip;
+        let missing = self.ledger.commits.iter().filter(|commit| !commit.lost && !self.wal.holds(tip, commit.end));
+        let count = missing.count();
+        if 0 < count {
+            self.fail(
+                "P2",
+                primary,
+                format!("{count} acknowledged commits are gone, and no failover has counted them"),
+            );
+        }
+        for node in 0..self.nodes.len() {
+            let own = self.nodes[node].disk.data.as_ref().map(|data| data.tip);
+            if let Some(own) = own
+                && self.wal.shared(own, tip) < own.1
+            {
+                self.fail("one history", node, "in the end it holds log that the primary does not".to_owned());
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Known-bad changes of the world around the core, to prove that the harness would notice. Only here; the product has no
+//! such switch.
+
+use crate::chance::Chance;
+use crate::clock::SEC;
+use crate::profiles::{Profile, Theme};
+
+/// One thing that is done wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// The guardian does not look at the permit's end.
+    GuardianSkipsTheDeadline,
+    /// A permit is counted from the answer instead of from before the request.
+    PermitCountsFromTheAnswer,
+    /// A permit lasts as long as the lease: nothing for clocks that differ and for the time that fencing takes.
+    PermitHasNoMargin,
+    /// A new leader of the store goes on with deadlines that it has not confirmed.
+    LeasesExpireUnconfirmed,
+    /// A lease that is gone, or a key that is another's, is renewed all the same.
+    RenewsAfterLosingTheLease,
+    /// The leader key is taken without comparing: two leaderships with one number.
+    TermIsReused,
+    /// A node forgets that it has asked to end its leadership, and that the permit counts no more.
+    PermitOutlivesTheRelease,
+    /// A record that nobody has confirmed lately is taken as read now.
+    StaleIsTakenAsFresh,
+    /// Data that could not be read is taken as not there.
+    UnreadableIsTakenAsAbsent,
+    /// A directory in the middle of a copy or rewind is taken as whole.
+    HalfCopiedIsTakenAsWhole,
+    /// A fence kills the postmaster and leaves its backends.
+    FencingForgetsBackends,
+    /// A stop is called done as soon as it was asked for.
+    StopIsDoneWhenAsked,
+    /// A server is started as a standby without the file that makes it one.
+    StandbysStartWithoutSignal,
+    /// What has been replayed so far is taken for all that was received.
+    ReplayedIsTakenAsReceived,
+    /// A paused cluster is managed on.
+    PauseIsIgnored,
+    /// PostgreSQL ends with its agent.
+    PostgresEndsWithTheAgent,
+    /// A change of the store's leader costs the permit.
+    StoreLeaderCostsThePermit,
+    /// Commits are acknowledged in the synchronous modes without waiting for anybody.
+    CommitsDoNotWait,
+    /// Whom commits wait for is taken from the files: PostgreSQL is not told, and nobody looks at what it does.
+    FilesAreTakenAsInForce,
+    /// The record lets everybody lead, more than PostgreSQL waits for.
+    SyncRecordIsTooGenerous,
+}
+
+impl Mutation {
+    /// The kind of run in which it can be noticed.
+    pub fn profile(self, seed: u64) -> Profile {
+        let mut chance = Chance::new(seed ^ 0xABCD);
+        match self {
+            Self::PostgresEndsWithTheAgent => Profile::about(Theme::AgentRestarts, &mut chance),
+            Self::StoreLeaderCostsThePermit => Profile::about(Theme::StoreLeaders, &mut chance),
+            // It needs an answer that comes late and a node that is cut off right after it.
+            Self::PermitCountsFromTheAnswer => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                Profile { slow: true, fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, ..about }
+            }
+            Self::CommitsDoNotWait | Self::FilesAreTakenAsInForce | Self::SyncRecordIsTooGenerous => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                Profile { synchronous: "quorum", lasts: 300 * SEC, ..about }
+            }
+            Self::PauseIsIgnored => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                Profile { operator_every: 10 * SEC, ..about }
+            }
+            _ => Profile::about(Theme::Anything, &mut chance),
+        }
+    }
+}
+
+/// Each mutation, the promises of which one must be seen broken, and within how many seeds. Those with a budget of more
+/// than a thousand are for long runs.
+///
+/// The variants that are not here have not been noticed within a minute each: behind each of them stands another layer
+/// (a standby that writes without a permit is fenced at once, a stale record loses its compare-and-swap), or the runs do
+/// not meet what they need. They stay to be looked at, by name: `SIM_MUTATION=ReplayedIsTakenAsReceived`.
+pub const ALL: &[(Mutation, &[&str], u64)] = &[
+    (Mutation::GuardianSkipsTheDeadline, &["P1"], 200),
+    (Mutation::PermitCountsFromTheAnswer, &["P1"], 3000),
+    (Mutation::PermitHasNoMargin, &["P1"], 500),
+    (Mutation::LeasesExpireUnconfirmed, &["P1", "P4"], 200),
+    (Mutation::RenewsAfterLosingTheLease, &["P1"], 500),
+    (Mutation::TermIsReused, &["P1"], 200),
+    (Mutation::UnreadableIsTakenAsAbsent, &["P5"], 500),
+    (Mutation::HalfCopiedIsTakenAsWhole, &["P2"], 200),
+    (Mutation::FencingForgetsBackends, &["P1"], 300),
+    (Mutation::StopIsDoneWhenAsked, &["P1"], 500),
+    (Mutation::PauseIsIgnored, &["P7"], 200),
+    (Mutation::PostgresEndsWithTheAgent, &["P8"], 200),
+    (Mutation::StoreLeaderCostsThePermit, &["P4"], 200),
+    (Mutation::CommitsDoNotWait, &["P2"], 300),
+];
+
+/// Waiting for these too.
+pub const UNNOTICED: &[(Mutation, &[&str], u64)] = &[
+    (Mutation::PermitOutlivesTheRelease, &["P1"], 3000),
+    (Mutation::StaleIsTakenAsFresh, &["P1", "P2", "one history"], 3000),
+    (Mutation::StandbysStartWithoutSignal, &["P1", "one history"], 3000),
+    (Mutation::ReplayedIsTakenAsReceived, &["P2"], 3000),
+    (Mutation::FilesAreTakenAsInForce, &["P2"], 3000),
+    (Mutation::SyncRecordIsTooGenerous, &["P2"], 3000),
+];

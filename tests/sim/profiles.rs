@@ -1,0 +1,94 @@
+//! Kinds of runs: how many nodes, which faults, how dense.
+
+use serde_json::{Value, json};
+
+use crate::chance::Chance;
+use crate::clock::{MS, SEC};
+
+/// What a run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Theme {
+    /// Everything, at any moment.
+    Anything,
+    /// Only the store's leader changes; PostgreSQL must not notice (P4).
+    StoreLeaders,
+    /// Only agents restart, within the permit; PostgreSQL must not notice (P8).
+    AgentRestarts,
+}
+
+/// One kind of run.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    pub theme: Theme,
+    pub nodes: usize,
+    /// How long faults happen.
+    pub lasts: u64,
+    /// The mean time between two faults, and between two operations by people.
+    pub fault_every: u64,
+    pub operator_every: u64,
+    /// The longest that a fault lasts.
+    pub fault_lasts: u64,
+    /// A crash falls between two steps once in so many; zero for never.
+    pub crash_between: u64,
+    /// A long task fails once in so many.
+    pub task_fails: u64,
+    /// `synchronous_mode`, and its strictness and number.
+    pub synchronous: &'static str,
+    pub strict: bool,
+    pub confirming: u64,
+    /// The network is slow all the time.
+    pub slow: bool,
+    /// The longest crash recovery.
+    pub recovery_max: u64,
+}
+
+impl Profile {
+    /// The kind of run that a seed stands for.
+    pub fn of(seed: u64) -> Self {
+        let mut chance = Chance::new(seed ^ 0xABCD);
+        let theme = match chance.below(20) {
+            0 => Theme::StoreLeaders,
+            1 => Theme::AgentRestarts,
+            _ => Theme::Anything,
+        };
+        Self::about(theme, &mut chance)
+    }
+
+    pub fn about(theme: Theme, chance: &mut Chance) -> Self {
+        let calm = theme != Theme::Anything;
+        let pace = *chance.pick(&[3, 8, 20, 60]);
+        Self {
+            theme,
+            nodes: if chance.one_in(5) { 5 } else { 3 },
+            lasts: *chance.pick(&[120, 300, 900]) * SEC,
+            fault_every: if calm { 8 * SEC } else { pace * SEC },
+            operator_every: if calm { 0 } else { *chance.pick(&[0, 10, 40]) * SEC },
+            fault_lasts: if calm { 2 * SEC } else { *chance.pick(&[2, 10, 40]) * SEC },
+            crash_between: if calm { 0 } else { *chance.pick(&[0, 10, 40, 200]) },
+            task_fails: if calm { 0 } else { *chance.pick(&[0, 3, 10]) },
+            synchronous: *chance.pick(&["off", "off", "on", "quorum"]),
+            strict: chance.one_in(4),
+            confirming: if chance.one_in(3) { 2 } else { 1 },
+            slow: false,
+            recovery_max: if calm { 200 * MS } else { *chance.pick(&[200 * MS, 3 * SEC, 20 * SEC]) },
+        }
+    }
+
+    /// The cluster's configuration to begin with.
+    pub fn config(&self, chance: &mut Chance) -> Value {
+        let calm = self.theme != Theme::Anything;
+        let ttl = if calm { 5 } else { *chance.pick(&[4, 5, 5, 8]) };
+        let start_timeout = if calm { 300 } else { *chance.pick(&[300, 300, 5, 0]) };
+        json!({
+            "ttl": ttl,
+            "loop_wait": 1,
+            "retry_timeout": 1.5,
+            "maximum_lag_on_failover": if chance.one_in(4) { 10_000 } else { 1 << 20 },
+            "primary_start_timeout": start_timeout,
+            "synchronous_mode": self.synchronous,
+            "synchronous_mode_strict": self.strict,
+            "synchronous_node_count": self.confirming,
+            "postgresql": { "use_pg_rewind": !chance.one_in(4), "use_slots": false },
+        })
+    }
+}
