@@ -358,6 +358,9 @@ impl Control for NodeControl {
             let _one = self.asking.lock().await;
             // Asked afresh: the answer decides who leads, the snapshot may be a heartbeat old.
             let status = instance.status().await.ok();
+            // A standby that receives nothing at the moment has seen the newest timeline only in its WAL: PostgreSQL's own
+            // answer is that of its last checkpoint, and two such nodes would wait for each other for ever.
+            let seen = status.as_ref().filter(|status| status.in_recovery()).and(instance.newest_wal_timeline());
             let writable = status.as_ref().is_some_and(|status| !status.in_recovery());
             let pending = match status.as_ref().map(|status| &status.role) {
                 None => true,
@@ -368,7 +371,7 @@ impl Control for NodeControl {
                 name: self.me.clone(),
                 writable,
                 promotable: promotable && status.as_ref().is_some_and(|status| status.in_recovery()),
-                timeline: status.as_ref().map(|status| status.timeline),
+                timeline: status.as_ref().map(|status| status.timeline).max(seen),
                 position: status.as_ref().map(|status| status.position()),
                 pending: candidate && pending,
                 receiving: status.as_ref().is_none_or(|status| status.receives()),

@@ -59,11 +59,10 @@ impl<'a> Patronictl<'a> {
 
     fn until_healthy(&self, leader: &str) {
         self.until_it_lists(&format!("{leader} as the leader of two that stream"), |rows| {
-            let count = |role: &str, state: &str| {
-                rows.iter().filter(|row| row["Role"] == role && row["State"] == state).count()
-            };
-            let leads = rows.iter().any(|row| row["Member"] == leader && row["Role"] == "Leader");
-            leads && count("Leader", "running") == 1 && count("Replica", "streaming") == 2
+            // A replica that confirms commits is a Quorum Standby.
+            let streaming = rows.iter().filter(|row| row["Role"] != "Leader" && row["State"] == "streaming").count();
+            let leads = |row: &&Value| row["Role"] == "Leader" && row["State"] == "running";
+            streaming == 2 && rows.iter().filter(leads).all(|row| row["Member"] == leader)
         });
     }
 }
