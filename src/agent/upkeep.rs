@@ -30,7 +30,7 @@ const RAFT_MOVE_EVERY: Duration = Duration::from_secs(3);
 
 /// How long routers have from the announcement of a stop to the stop: the record reaches them in a few milliseconds,
 /// and connections that were just being opened get through.
-const ROUTERS_TURN: Duration = Duration::from_millis(50);
+const ROUTERS_TURN: Duration = Duration::from_millis(100);
 
 /// What a node says about itself that does not change while it runs.
 #[derive(Debug, Clone)]
