@@ -218,7 +218,11 @@ impl Instance {
         }
         let asked = text.clone();
         let mut refused = Vec::new();
-        for _ in 0..MOST_ROUNDS {
+        // Whom to follow and whom commits wait for is said in words that we have made, in the midst of a failover: what
+        // PostgreSQL has taken otherwise need not be asked about again.
+        let names_are_ours = wanted.synchronous_standby_names.is_some();
+        let known_good = current.as_deref().is_some_and(|current| differs_in_our_words(current, &text, names_are_ours));
+        for _ in 0..if known_good { 0 } else { MOST_ROUNDS } {
             let Some(found) = self.check_conf(&text, "postgresql.conf.howdah-check", parameters).await? else { break };
             leave_out(parameters, found.clone());
             refused.extend(found);
@@ -415,6 +419,16 @@ fn render(base: Option<&Base>, wanted: &Wanted, managed: &BTreeMap<&'static str,
     conf::render(&Conf { base: base.map(|b| b.name.as_str()), wanted, managed: managed.clone() })
 }
 
+/// Whether two generated files say the same beside whom to follow and, if those names are ours, whom commits wait for.
+fn differs_in_our_words(current: &str, text: &str, names_are_ours: bool) -> bool {
+    let others = |line: &&str| {
+        let name = line.split(' ').next().unwrap_or_default();
+        let ours = matches!(name, "primary_conninfo" | "primary_slot_name");
+        !(ours || names_are_ours && name == "synchronous_standby_names")
+    };
+    current.lines().filter(others).eq(text.lines().filter(others))
+}
+
 /// Takes refused parameters out; a controlled one falls back to PostgreSQL's own default.
 fn leave_out(parameters: &mut Wanted, refused: Vec<RefusedSetting>) {
     for setting in refused {
@@ -449,6 +463,18 @@ fn name_refused(stderr: &str, parameters: &Wanted) -> Vec<RefusedSetting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_our_own_words_need_no_check() {
+        let file = |follow: &str, names: &str, memory: &str| {
+            format!("work_mem = '{memory}'\nprimary_conninfo = '{follow}'\nsynchronous_standby_names = '{names}'\n")
+        };
+        let current = file("host=a", "", "4MB");
+        assert!(differs_in_our_words(&current, &file("host=b", "ANY 1 (x)", "4MB"), true));
+        assert!(differs_in_our_words(&current, &current.replace("synchronous_standby_names = ''\n", ""), true));
+        assert!(!differs_in_our_words(&current, &file("host=b", "ANY 1 (x)", "4MB"), false));
+        assert!(!differs_in_our_words(&current, &file("host=b", "", "5MB"), true));
+    }
 
     #[test]
     fn refused_parameters_are_named() {
