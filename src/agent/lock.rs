@@ -79,6 +79,23 @@ pub fn permit(term: Term, asked_at: Mono, ttl: Duration) -> LeaderPermit {
     LeaderPermit { term, valid_until: asked_at + ttl.saturating_sub(margin(ttl)) }
 }
 
+/// The permit to hold after a renewal of a lease of `ttl`, while one of `wanted` is configured; none: the one that is
+/// held stays as it is for now.
+///
+/// Before the leader key moves to a shorter lease the permits must have become as short, or the last long one would
+/// outlive the key. The guardian takes no permit that ends earlier, so the long one is left to come to its end.
+pub fn next_permit(
+    held: Option<LeaderPermit>,
+    term: Term,
+    asked_at: Mono,
+    ttl: Duration,
+    wanted: Duration,
+) -> Option<LeaderPermit> {
+    let offered = permit(term, asked_at, ttl.min(wanted));
+    let longer = held.is_some_and(|held| held.term == term && offered.valid_until < held.valid_until);
+    (!longer).then_some(offered)
+}
+
 impl LockState {
     /// Without a permit of a term that this node has given up.
     pub fn less_given_up(mut self, given_up: i64) -> Self {
@@ -205,7 +222,15 @@ impl Keeper {
         let outcome = self.config.store.lease_renew(lease, guard, ATTEMPT).await.map_err(|e| e.to_string())?;
         match (outcome, wanted) {
             (RenewOutcome::Renewed { ttl }, Some(term)) => {
-                self.publish_permit(lease, permit(term, asked_at, ttl), asked_at).await?;
+                let held = self.state.borrow().permit;
+                let Some(offered) = next_permit(held, term, asked_at, ttl, *self.ttl.borrow()) else {
+                    self.state.send_modify(|state| {
+                        state.lease = Some(lease);
+                        state.last_contact = Some(asked_at);
+                    });
+                    return Ok(());
+                };
+                self.publish_permit(lease, offered, asked_at).await?;
                 if self.lease_ttl == Duration::ZERO {
                     self.lease_ttl = ttl;
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use howdah::agent::lock::{LockState, permit};
+use howdah::agent::lock::{LockState, next_permit};
 use howdah::cluster::Key;
 use howdah::kv::command::{Compare, CompareResult, CompareTarget, PutRequest, RequestOp, TxnRequest};
 use howdah::types::{LeaseId, Mono, Term};
@@ -163,7 +163,12 @@ impl World {
                 } else {
                     asked_at
                 };
-                let mut permit = permit(term, counted, ttl);
+                let keeper = &mut self.nodes[node].keeper;
+                let Some(mut permit) = next_permit(keeper.state.permit, term, counted, ttl, keeper.ttl) else {
+                    (keeper.state.lease, keeper.state.last_contact) = (Some(lease), Some(asked_at));
+                    self.keeper_is_done(node);
+                    return;
+                };
                 if self.mutated(Mutation::PermitHasNoMargin) {
                     permit.valid_until = counted + ttl;
                 }
