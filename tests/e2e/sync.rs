@@ -59,9 +59,13 @@ fn patch_config(cluster: &Cluster, patch: &Value) {
 
 /// Nobody may replicate from the primary, until [`open_the_door`].
 fn close_the_door(cluster: &Cluster, primary: &str) {
-    let close = "set synchronous_commit = local; alter role replicator nologin; \
-                 select pg_terminate_backend(pid) from pg_stat_replication";
-    cluster.sql(primary, close).expect("close the door");
+    // Committed before anybody is sent away: else they are back before it counts.
+    for close in [
+        "set synchronous_commit = local; alter role replicator nologin",
+        "select pg_terminate_backend(pid) from pg_stat_replication",
+    ] {
+        cluster.sql(primary, close).expect("close the door");
+    }
 }
 
 fn open_the_door(cluster: &Cluster, primary: &str) {
