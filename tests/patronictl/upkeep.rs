@@ -101,6 +101,7 @@ fn settings_reach_running_servers_and_name_what_waits_for_a_restart() {
     cluster.until("nothing waits any more", LIMIT, |c| {
         c.names().iter().all(|name| c.get(name, "/patroni").get("pending_restart").is_none())
     });
+    cluster.until_healthy();
     assert_eq!(cluster.primary(), Some(primary.clone()), "the rolling restart moved the primary");
     // Refused by name before anything is written.
     let config = cluster.get(&primary, "/config");
