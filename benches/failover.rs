@@ -167,9 +167,7 @@ fn main() {
             None => println!("unknown scenario {name}; known are: {}", SCENARIOS.join(" ")),
         }
     }
-    println!(
-        "\nSeconds: median (minimum-maximum). Default settings, asynchronous replication, three nodes on loopback.\n"
-    );
+    println!("\nSeconds: median (minimum-maximum). Default settings, quorum mode, three nodes on loopback.\n");
     println!(
         "| event | n | no writes, client | no writes, server | new primary writes after | back as replica after | lost \
          acked per trial | split / late acks |"
