@@ -204,6 +204,9 @@ impl Launcher {
         if let Some(uri) = self.layout.router_uri() {
             self.screen.say(&format!("  PGPASSFILE={} psql '{uri}'    (through the router)", pgpass.display()));
         }
+        if let Some(node) = self.layout.nodes().first() {
+            self.screen.say(&format!("  Dashboard: http://{}/ui", node.rest));
+        }
         self.screen.say("");
         let node = &self.layout.file.nodes.first().map_or("n1", |node| node.name.as_str());
         self.screen.say(&format!(
