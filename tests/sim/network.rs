@@ -38,6 +38,11 @@ impl Net {
         !self.cut[one][other] && !self.cut[other][one]
     }
 
+    /// Whether whoever is asked is heard in time: nothing is lost or late anywhere.
+    pub fn answers(&self) -> bool {
+        !self.slow && self.loses == 0
+    }
+
     /// Whether one message gets through.
     pub fn passes(&self, from: usize, to: usize, chance: &mut Chance) -> bool {
         from == to || (!self.cut[from][to] && !chance.one_in(self.loses))
