@@ -12,6 +12,8 @@ mod balancer;
 mod cluster;
 #[path = "patronictl/ctl.rs"]
 mod ctl;
+#[path = "patronictl/features.rs"]
+mod features;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "e2e/log_gate.rs"]
 mod log_gate;
@@ -20,6 +22,8 @@ mod log_gate;
 mod observe;
 #[path = "patronictl/old_file.rs"]
 mod old_file;
+#[path = "patronictl/outside.rs"]
+mod outside;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "e2e/report.rs"]
 mod report;

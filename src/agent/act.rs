@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::follow::{Configured, Whom, outside, parameters, recovery, upstream};
 use super::lock::Lock;
 use super::logins::Logins;
 use super::observe::process_view;
@@ -16,7 +17,7 @@ use super::upkeep::history_lines;
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, HistoryLine, StatusRecord};
 use crate::cluster::writes::Writes;
-use crate::config::cluster_settings::SharedPostgresql;
+use crate::config::node::CallbacksConfig;
 use crate::config::{ClusterSettings, SynchronousMode};
 use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{Escalate, StartMode, StartRequest};
@@ -24,12 +25,10 @@ use crate::ha::step::BY_HAND;
 use crate::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, TaskKind, TaskView};
 use crate::ha::{ClusterView, PgStep, RecordStep, Step, names_to_start_with};
 use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
-use crate::postgres::{
-    ConfigureOutcome, Credentials, Follow, Instance, MovedAs, Needs, Progress, ServerSettings, Upstream,
-};
+use crate::postgres::{ConfigureOutcome, Credentials, Follow, Instance, MovedAs, Needs, Progress, ServerSettings};
 use crate::raft::Store;
 use crate::telemetry::clock;
-use crate::types::{LeaderPermit, LeaseId, NodeName, Term};
+use crate::types::{LeaderPermit, LeaseId, NodeName, StopMode, Term};
 
 /// A write to the record must be answered within.
 const WRITE: Duration = Duration::from_secs(2);
@@ -114,6 +113,14 @@ pub struct Actor {
     pub task: Option<Task>,
     /// Whom the configuration follows, as last written.
     pub follows: Option<NodeName>,
+    /// The configuration follows the primary outside, as last written.
+    pub follows_outside: bool,
+    /// Logical slots of the leader, to be put in place while PostgreSQL does not run.
+    pub slot_files: std::collections::BTreeMap<String, Vec<u8>>,
+    /// What the operator has run before a promotion and before a stop.
+    pub hooks: CallbacksConfig,
+    /// What the operator has run on the first primary.
+    pub post_bootstrap: Vec<String>,
     /// `synchronous_standby_names` as last decided; none: as PostgreSQL has it.
     pub names: Option<String>,
     /// This node was promoted and its checkpoint is not done yet.
@@ -122,7 +129,7 @@ pub struct Actor {
     pub created: bool,
     /// The shared settings as last written to the server's files; none = not by this process, or the node's own file
     /// has changed since.
-    pub configured: Option<SharedPostgresql>,
+    pub configured: Option<Configured>,
     /// The server has been told to read its files again, and the callback has not.
     pub reloaded: bool,
     /// A person asked the server to read its files again.
@@ -167,31 +174,54 @@ impl Actor {
         memory: &mut Memory,
     ) -> Result<(), Failure> {
         match step {
-            PgStep::Initdb => self.begin(TaskKind::Initdb, None, view),
+            PgStep::Initdb => self.begin(TaskKind::Initdb, Whom::Nobody, view, settings, memory),
+            PgStep::BaseBackupOutside => self.begin(TaskKind::BaseBackup, Whom::Outside, view, settings, memory),
             PgStep::BaseBackup { from } => {
-                self.begin(TaskKind::BaseBackup, Some(from), view)?;
+                self.begin(TaskKind::BaseBackup, Whom::Member(from), view, settings, memory)?;
                 if let Some(ByHand::Reinitialize { moved, .. }) = &mut memory.by_hand {
                     *moved = true;
                 }
                 Ok(())
             }
-            PgStep::Rewind { from } => self.begin(TaskKind::Rewind, Some(from), view),
+            PgStep::Rewind { from } => self.begin(TaskKind::Rewind, Whom::Member(from), view, settings, memory),
             PgStep::CancelTask => self.cancel(),
             PgStep::Configure { follow } => {
                 if follow.is_some() {
                     // Whom its commits waited for as a primary means nothing to a standby.
                     self.names = None;
                 }
-                self.configure(follow.as_ref(), view, settings).await?;
+                self.configure(follow.as_ref().map_or(Whom::Nobody, Whom::Member), view, settings).await?;
                 self.stop_receiving(follow.as_ref(), view).await
+            }
+            PgStep::ConfigureOutside => {
+                self.names = None;
+                self.configure(Whom::Outside, view, settings).await
+            }
+            PgStep::PrePromote { term } => {
+                let CallbacksConfig { pre_promote, timeout, .. } = &self.hooks;
+                match self.instance.run_hook(pre_promote, &[], *timeout).await {
+                    Ok(()) => {
+                        memory.pre_promoted = Some(*term);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        memory.pre_promote_failed = Some(clock::now());
+                        Err(error.into())
+                    }
+                }
             }
             PgStep::Enforce { names } => {
                 self.names.clone_from(names);
-                self.configure(None, view, settings).await?;
+                self.configure(Whom::Nobody, view, settings).await?;
                 self.enforced(names.as_deref(), view).await
             }
             PgStep::StartStandby => {
                 self.instance.prepare_standby()?;
+                memory.slots_to_copy.clear();
+                for (name, state) in std::mem::take(&mut self.slot_files) {
+                    self.instance.put_slot(&name, &state)?;
+                    info!(name, "logical slot copied from the leader");
+                }
                 restarted(memory);
                 memory.standby_starts = memory.standby_starts.again(view.now);
                 memory.stopped_for_handover = None;
@@ -209,6 +239,12 @@ impl Actor {
             }
             PgStep::Promote { permit } => self.promote(permit).await,
             PgStep::Stop { mode } => {
+                if *mode == StopMode::Fast && !self.hooks.before_stop.is_empty() {
+                    let CallbacksConfig { before_stop, timeout, .. } = &self.hooks;
+                    if let Err(error) = self.instance.run_hook(before_stop, &[], *timeout).await {
+                        warn!(error = %chain(&error), "before_stop failed; the stop follows all the same");
+                    }
+                }
                 self.guardian.stop(*mode, STOP, Escalate::Kill).await?;
                 match &mut memory.by_hand {
                     // No crash, and no hand-over: it starts again as what it was.
@@ -250,6 +286,16 @@ impl Actor {
             PgStep::CreateRoles => {
                 let credentials = self.credentials()?.clone();
                 self.instance.bootstrap_roles(&credentials).await?;
+                if !self.post_bootstrap.is_empty()
+                    && self.created
+                    && let Err(error) =
+                        self.instance.post_bootstrap(&self.post_bootstrap, &credentials, self.hooks.timeout).await
+                {
+                    // What it has done by halves is not repeated on top: the creation begins anew.
+                    self.created = false;
+                    memory.failed_tasks = memory.failed_tasks.again(clock::now());
+                    return Err(error.into());
+                }
                 // Sealed before the record says so: a crash in between leaves data that is adopted, not data that
                 // counts as half made in a cluster that exists.
                 Ok(self.instance.seal()?)
@@ -311,27 +357,32 @@ impl Actor {
     /// Writes the configuration and has a running server read it.
     pub async fn configure(
         &mut self,
-        follow: Option<&NodeName>,
+        follow: Whom<'_>,
         view: &ClusterView,
         settings: &ClusterSettings,
     ) -> Result<(), Failure> {
         let record = view.record.any();
         let follow_target = match follow {
-            Some(leader) => Follow::Upstream(upstream(leader, &self.me, record)?),
-            None => Follow::Nothing,
+            Whom::Member(leader) => Follow::Upstream(upstream(leader, &self.me, record)?),
+            Whom::Outside => outside(settings)?.map_or(Follow::Nothing, Follow::Upstream),
+            Whom::Nobody => Follow::Nothing,
         };
         let wanted = ServerSettings {
-            parameters: settings.postgresql.parameters.clone(),
+            parameters: parameters(settings, self.instance.binaries().version().major(), &view.settings.upstream),
             pg_hba: settings.postgresql.pg_hba.clone(),
             pg_ident: settings.postgresql.pg_ident.clone(),
             member_hosts: std::collections::BTreeSet::new(),
             synchronous_standby_names: self.synchronous_standby_names(view, settings),
             follow: follow_target,
-            recovery: std::collections::BTreeMap::new(),
+            recovery: recovery(settings, follow),
             credentials: self.credentials()?.clone(),
         };
         let outcome: ConfigureOutcome = self.instance.configure(&wanted).await?;
-        self.follows = follow.cloned();
+        self.follows = match follow {
+            Whom::Member(leader) => Some(leader.clone()),
+            Whom::Nobody | Whom::Outside => None,
+        };
+        self.follows_outside = follow == Whom::Outside;
         for refused in &outcome.refused {
             warn!(?refused, "a parameter is refused by PostgreSQL and left out");
         }
@@ -342,7 +393,7 @@ impl Actor {
             self.reloaded = true;
         }
         self.reload_asked = false;
-        self.configured = Some(settings.postgresql.clone());
+        self.configured = Some(Configured::of(settings));
         Ok(())
     }
 
@@ -433,7 +484,14 @@ impl Actor {
         })
     }
 
-    fn begin(&mut self, kind: TaskKind, from: Option<&NodeName>, view: &ClusterView) -> Result<(), Failure> {
+    fn begin(
+        &mut self,
+        kind: TaskKind,
+        from: Whom<'_>,
+        view: &ClusterView,
+        settings: &ClusterSettings,
+        memory: &Memory,
+    ) -> Result<(), Failure> {
         // Whatever this task leaves half done is not what this process has created.
         self.created = false;
         if kind == TaskKind::Initdb {
@@ -441,25 +499,53 @@ impl Actor {
         }
         let credentials = self.credentials()?.clone();
         let source = match from {
-            Some(from) => Some(upstream(from, &self.me, view.record.any())?),
-            None => None,
+            Whom::Member(from) => Some(upstream(from, &self.me, view.record.any())?),
+            Whom::Outside => Some(outside(settings)?.ok_or_else(|| {
+                Failure::Missing("standby_cluster names no host to copy from: give host and port".to_owned())
+            })?),
+            Whom::Nobody => None,
         };
+        let plainly = matches!(memory.by_hand, Some(ByHand::Reinitialize { from_leader: true, .. }));
         let instance = self.instance.clone();
         let (progress_tx, progress) = watch::channel(Progress::default());
         let cancel = CancellationToken::new();
         let token = cancel.clone();
         let result = tokio::spawn(async move {
             match (kind, source) {
-                (TaskKind::Initdb, _) => instance.initdb(&credentials, &token).await.map(|_| ()),
+                (TaskKind::Initdb, _) => match &instance.config().restore {
+                    Some(restore) => instance.restore(restore, &credentials, &token).await.map(|_| ()),
+                    None => instance.initdb(&credentials, &token).await.map(|_| ()),
+                },
                 (TaskKind::BaseBackup, Some(source)) => {
-                    instance.basebackup(&source, &credentials, &progress_tx, &token).await
+                    instance.copy(&source, &credentials, plainly, &progress_tx, &token).await
                 }
                 (TaskKind::Rewind, Some(source)) => instance.rewind(&source, &credentials, &progress_tx, &token).await,
                 (TaskKind::BaseBackup | TaskKind::Rewind, None) => Ok(()),
             }
         });
-        let task_view = TaskView { kind, from: from.cloned(), since: view.now };
+        let from = match from {
+            Whom::Member(from) => Some(from.clone()),
+            Whom::Nobody | Whom::Outside => None,
+        };
+        let task_view = TaskView { kind, from, since: view.now };
         self.task = Some(Task { view: task_view, since: clock::wall(), progress, cancel, result });
+        Ok(())
+    }
+
+    /// Reads the leader's logical slots, to be put in place here with the next start.
+    pub async fn fetch_slots(
+        &mut self,
+        names: &std::collections::BTreeSet<String>,
+        record: &ClusterRecord,
+    ) -> Result<(), Failure> {
+        let Some(leader) = record.leader.as_ref() else { return Ok(()) };
+        let from = upstream(&leader.value, &self.me, Some(record))?;
+        self.log_in();
+        for name in names {
+            if let Some(state) = self.instance.remote_slot(&from, name).await? {
+                self.slot_files.insert(name.clone(), state);
+            }
+        }
         Ok(())
     }
 
@@ -536,7 +622,7 @@ impl Actor {
                 self.await_permit(Term(answer.revision)).await;
             }
             RecordStep::ReleaseLeader { term } => {
-                let status = position(view).map(|optime| StatusRecord { optime });
+                let status = position(view).map(|optime| StatusRecord { optime, ..published_status(view) });
                 self.lock.give_up(*term);
                 memory.ending_term = Some(*term);
                 let history = self.unpublished_history(view);
@@ -557,7 +643,8 @@ impl Actor {
                 self.lock.give_up(*term);
                 memory.ending_term = Some(*term);
                 let history = self.unpublished_history(view);
-                self.write(self.writes.hand_over(*term, &handover, history.as_deref())).await?;
+                self.write(self.writes.hand_over(*term, &handover, &published_status(view), history.as_deref()))
+                    .await?;
                 memory.stopped_for_handover = None;
             }
             RecordStep::WriteSync { term, record, mod_revision } => {
@@ -627,21 +714,17 @@ fn restarted(memory: &mut Memory) {
     }
 }
 
+/// What was published of the leader last.
+fn published_status(view: &ClusterView) -> StatusRecord {
+    let status = view.record.any().and_then(|record| record.status.as_ref());
+    status.map(|status| status.value.clone()).unwrap_or_default()
+}
+
 fn position(view: &ClusterView) -> Option<crate::types::Lsn> {
     match &view.data_dir {
         DataDirView::Present(control) => Some(control.checkpoint),
         _ => None,
     }
-}
-
-/// Where `leader`'s PostgreSQL listens, from its member record.
-fn upstream(leader: &NodeName, me: &NodeName, record: Option<&ClusterRecord>) -> Result<Upstream, Failure> {
-    let member = record.and_then(|record| record.members.get(leader));
-    let address = member.and_then(|member| member.value.postgres_address());
-    let Some((host, port)) = address else {
-        return Err(Failure::Missing(format!("{leader} has not published where its PostgreSQL listens")));
-    };
-    Ok(Upstream { name: Some(leader.clone()), host, port, slot: Some(me.slot_name()) })
 }
 
 /// An error with its causes, in one line.

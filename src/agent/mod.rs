@@ -8,6 +8,7 @@
 pub mod act;
 pub mod callbacks;
 pub mod event;
+pub mod follow;
 pub mod journal;
 pub mod local;
 pub mod lock;
@@ -16,6 +17,7 @@ pub mod observe;
 pub mod orders;
 pub mod peers;
 pub mod publish;
+pub mod slots;
 pub mod snapshot;
 pub mod tick;
 pub mod upkeep;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{ClusterRecord, KeySpace};
+use crate::config::cluster_settings::StandbyCluster;
 use crate::config::{ClusterSettings, SynchronousMode};
 use crate::guardian::client::Guardian;
 use crate::guardian::status::{GuardianStatus, Link, PostgresProcess};
@@ -19,6 +20,7 @@ use crate::raft::Store;
 use crate::telemetry::clock;
 use crate::types::{Fact, Lsn, Mono, NodeName, TimelineId, WalBytes};
 
+use super::local::Place;
 use super::lock::{Lock, LockState};
 use super::peers::Peers;
 
@@ -50,10 +52,12 @@ pub struct Observer {
     pub lock: Lock,
     /// The other members.
     pub peers: Peers,
-    /// This node's tag.
-    pub nofailover: bool,
+    /// This node's tags, as far as decisions go, and whether a command decides before a promotion.
+    pub place: Place,
     /// Whom the configuration follows, as last written.
     pub follows: Option<NodeName>,
+    /// It follows the primary outside.
+    pub follows_outside: bool,
     /// The data directory as last looked at while PostgreSQL did not run.
     pub data_dir: Option<DataDirView>,
     /// For publishing.
@@ -116,7 +120,11 @@ impl Observer {
                 primary_start_timeout: settings.primary_start_timeout,
                 pause: settings.pause,
                 use_pg_rewind: settings.postgresql.use_pg_rewind,
-                nofailover: self.nofailover,
+                nofailover: self.place.nofailover,
+                failover_priority: self.place.failover_priority,
+                upstream: self.place.upstream.clone(),
+                pre_promote: self.place.pre_promote,
+                standby_cluster: settings.standby_cluster.as_ref().map(StandbyCluster::address),
                 synchronous: synchronous(&settings),
             },
             request_due,
@@ -172,6 +180,7 @@ impl Observer {
             streaming,
             receiving: sql.receives(),
             follows: self.follows.clone(),
+            follows_outside: self.follows_outside,
             standbys: standbys(sql),
             synchronous_standby_names: sql.synchronous_standby_names.clone(),
             checkpoint_redo: sql.checkpoint_redo,

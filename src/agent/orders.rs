@@ -95,12 +95,20 @@ impl ScheduledRestart {
     }
 }
 
+/// A new copy, as it was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reinitialize {
+    /// Whether it ends a long task that runs.
+    pub force: bool,
+    /// Whether it comes from the leader, whoever else is preferred.
+    pub from_leader: bool,
+}
+
 #[derive(Default)]
 struct State {
     restart: Option<Restart>,
     scheduled: Option<ScheduledRestart>,
-    /// Whether it ends a long task that runs.
-    reinitialize: Option<bool>,
+    reinitialize: Option<Reinitialize>,
     /// What the loop is at.
     busy: Option<&'static str>,
 }
@@ -160,15 +168,15 @@ impl Orders {
     ///
     /// # Errors
     /// The name of what has been asked for already.
-    pub fn reinitialize(&self, force: bool) -> Result<(), &'static str> {
+    pub fn reinitialize(&self, wanted: Reinitialize) -> Result<(), &'static str> {
         let mut state = self.state();
         match state.busy {
             // Asked again with more force.
-            Some(REINITIALIZE) if force => (),
+            Some(REINITIALIZE) if wanted.force => (),
             Some(busy) => return Err(busy),
             None => (),
         }
-        state.reinitialize = Some(force);
+        state.reinitialize = Some(wanted);
         state.busy = Some(REINITIALIZE);
         Ok(())
     }
@@ -196,8 +204,10 @@ impl Working {
                 None => info!("the scheduled restart is dropped: another request is under way"),
             }
         }
-        if let Some(ByHand::Reinitialize { force, .. }) = &mut memory.by_hand {
-            *force |= state.reinitialize.take().unwrap_or(false);
+        if let Some(ByHand::Reinitialize { force, from_leader, .. }) = &mut memory.by_hand {
+            let again = state.reinitialize.take().unwrap_or_default();
+            *force |= again.force;
+            *from_leader |= again.from_leader;
         }
         if memory.by_hand.is_some() {
             return;
@@ -206,8 +216,8 @@ impl Working {
             memory.by_hand = Some(ByHand::Restart { stopped: false });
             self.until = Some(now + restart.timeout.unwrap_or(PATIENCE));
             self.restart = Some(restart);
-        } else if let Some(force) = state.reinitialize.take() {
-            memory.by_hand = Some(ByHand::Reinitialize { force, moved: false });
+        } else if let Some(Reinitialize { force, from_leader }) = state.reinitialize.take() {
+            memory.by_hand = Some(ByHand::Reinitialize { force, from_leader, moved: false });
         }
     }
 

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use super::act::{Actor, Outcome};
 use super::callbacks::Callbacks;
 use super::event::Event;
+use super::follow::{Configured, Whom};
 use super::journal::Journal;
 use super::local::Local;
 use super::lock::LockState;
@@ -125,6 +126,7 @@ impl Agent {
         self.actor.log_in();
         let record = self.observer.record();
         self.observer.follows.clone_from(&self.actor.follows);
+        self.observer.follows_outside = self.actor.follows_outside;
         self.observer.creating = self.actor.created;
         let published = self.snapshot.borrow().clone();
         self.working.take_up(&self.orders, &published, memory, clock::now(), clock::wall());
@@ -167,9 +169,9 @@ impl Agent {
             }
         } else {
             self.reconfigure(&view, &decision, settings).await;
-            let use_slots = settings.postgresql.use_slots;
             let scheduled = self.orders.scheduled().map(|restart| restart.json());
-            self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, use_slots, scheduled).await;
+            self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, settings, scheduled).await;
+            memory.slots_to_copy = self.actor.slot_files.keys().cloned().collect();
             self.publish(&view, settings);
         }
         (view, decision)
@@ -195,7 +197,8 @@ impl Agent {
             return;
         }
         let local = self.local.borrow_and_update().clone();
-        self.observer.nofailover = local.nofailover;
+        self.observer.place = local.place.clone();
+        self.actor.hooks = local.callbacks.clone();
         self.published.tags.clone_from(&local.tags);
         self.upkeep.set_tags(local.tags.clone());
         self.callbacks.set_config(local.callbacks.clone());
@@ -212,20 +215,26 @@ impl Agent {
                 | Reason::LeaderDegraded { .. }
                 | Reason::CommitsWait { .. }
                 | Reason::Following { .. }
+                | Reason::ArchiveOnly { .. }
+                | Reason::StandbyLeader { .. }
                 | Reason::Paused
         );
         let Some(server) = view.server.fresh().filter(|_| steady) else { return };
         if !matches!(view.process, ProcessView::Running { .. })
-            || self.actor.configured.as_ref() == Some(&settings.postgresql)
+            || self.actor.configured.as_ref() == Some(&Configured::of(settings))
         {
             return;
         }
-        let follow = self.actor.follows.clone().filter(|_| server.in_recovery);
-        // In a pause nobody may have said yet whom it follows: written now, it would follow nobody.
-        if server.in_recovery && follow.is_none() {
-            return;
-        }
-        let done = self.actor.configure(follow.as_ref(), view, settings).await;
+        let member = self.actor.follows.clone();
+        let follow = match &member {
+            _ if !server.in_recovery => Whom::Nobody,
+            Some(member) => Whom::Member(member),
+            None if self.actor.follows_outside && settings.standby_cluster.is_some() => Whom::Outside,
+            None if matches!(decision.reason, Reason::ArchiveOnly { .. }) => Whom::Nobody,
+            // In a pause nobody may have said yet whom it follows: written now, it would follow nobody.
+            None => return,
+        };
+        let done = self.actor.configure(follow, view, settings).await;
         upkeep::report(done, "bring the server's settings up to date");
     }
 
@@ -307,7 +316,8 @@ impl Agent {
 /// Whether a primary that works is about to be stopped in good order.
 fn is_planned_stop(view: &ClusterView, decision: &Decision) -> bool {
     let writable = matches!(view.process, ProcessView::Running { writable: true });
-    let planned = matches!(decision.reason, Reason::SwitchoverStop { .. } | Reason::ShutdownStop);
+    let planned =
+        matches!(decision.reason, Reason::SwitchoverStop { .. } | Reason::ShutdownStop | Reason::DemoteCluster { .. });
     writable && planned && view.permit_holds() && view.record.fresh().is_some_and(|record| record.is_leader(&view.me))
 }
 

@@ -3,7 +3,6 @@
 //!
 //! Everything here is repeated until it holds; a failure is logged and tried again at the next tick.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,18 +10,20 @@ use tracing::{debug, info, warn};
 
 use super::act::{Actor, Failure, chain};
 use super::observe::Sighting;
+use super::slots::{Keeper, Known, Part, Plan, published};
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{HistoryLine, MemberRecord, StatusRecord};
+use crate::config::ClusterSettings;
 use crate::ha::ClusterView;
 use crate::ha::sync_wish;
 use crate::ha::view::{ByHand, DataDirView, ProcessView, ServerView, TaskKind};
-use crate::postgres::{PendingRestart, SqlRole};
+use crate::postgres::{PendingRestart, SqlRole, SqlStatus};
 use crate::raft::RaftStatus;
 use crate::telemetry::clock;
 use crate::types::timeline::HistoryEntry;
 use crate::types::{Mono, NodeName, Term, TimelineHistory, WallTime};
 
-/// Slots are compared this often; a new member's at once.
+/// Slots are compared and moved forward this often; a new member's is made at once.
 const SLOTS_EVERY: Duration = Duration::from_secs(10);
 
 /// Raft leadership is moved without hurry after a promotion, and not again sooner than this.
@@ -51,7 +52,8 @@ pub struct Upkeep {
     published: Option<(MemberRecord, crate::types::LeaseId, Mono)>,
     status: Option<StatusRecord>,
     slots_at: Option<Mono>,
-    slots_for: BTreeSet<String>,
+    keeper: Keeper,
+    planned: Option<Plan>,
     raft_move_at: Option<Mono>,
     checkpoint: Option<tokio::task::JoinHandle<Result<(), crate::postgres::Error>>>,
 }
@@ -64,7 +66,8 @@ impl Upkeep {
             published: None,
             status: None,
             slots_at: None,
-            slots_for: BTreeSet::new(),
+            keeper: Keeper::default(),
+            planned: None,
             raft_move_at: None,
             checkpoint: None,
         }
@@ -75,13 +78,13 @@ impl Upkeep {
         self.identity.tags = tags;
     }
 
-    /// One round. `use_slots` as configured for the cluster.
+    /// One round.
     pub async fn round(
         &mut self,
         actor: &mut Actor,
         view: &ClusterView,
         sighting: &Sighting,
-        use_slots: bool,
+        settings: &ClusterSettings,
         scheduled_restart: Option<serde_json::Value>,
     ) {
         let leading = view.permit_holds()
@@ -98,13 +101,24 @@ impl Upkeep {
             self.checkpoint(actor, sync_wish::wants_checkpoint(view)).await;
             if let Some(term) = record.term() {
                 report(self.history(actor, record, server, term).await, "publish the timeline history");
-                report(self.status(actor, server, term).await, "publish the leader's position");
+                report(self.status(actor, sighting, server, term).await, "publish the leader's position");
             }
-            report(self.slots(actor, view, record, use_slots).await, "adjust replication slots");
             self.move_raft_leadership(actor, view, record).await;
+        } else if leads_standby_cluster(view)
+            && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh())
+            && let Some(term) = record.term()
+        {
+            report(self.history(actor, record, server, term).await, "publish the timeline history");
+            report(self.status(actor, sighting, server, term).await, "publish the leader's position");
         } else {
             self.status = None;
-            self.slots_at = None;
+        }
+        // A paused cluster's slots stay as they are.
+        if let (Some(record), Some(_), Some(sql)) = (view.record.fresh(), view.server.fresh(), &sighting.sql)
+            && !view.settings.pause
+            && record.leader.is_some()
+        {
+            report(self.slots(actor, view, record, sql, settings).await, "adjust replication slots");
         }
         let member = MemberRecord { scheduled_restart, ..self.member(actor, view, sighting) };
         report(self.publish(actor, view, member).await, "publish the member record");
@@ -163,8 +177,16 @@ impl Upkeep {
         Ok(())
     }
 
-    async fn status(&mut self, actor: &Actor, server: &ServerView, term: Term) -> Result<(), Failure> {
-        let status = StatusRecord { optime: server.position };
+    async fn status(
+        &mut self,
+        actor: &Actor,
+        sighting: &Sighting,
+        server: &ServerView,
+        term: Term,
+    ) -> Result<(), Failure> {
+        let slots = sighting.sql.as_ref().map_or(&[][..], |sql| &sql.slots);
+        let plan = self.planned.clone().unwrap_or_default();
+        let status = published(&plan, &self.identity.me, server.position, slots);
         if self.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -173,25 +195,59 @@ impl Upkeep {
         Ok(())
     }
 
+    /// Brings the server's slots to the plan; what could not be done is tried again with the next round that is due.
     async fn slots(
         &mut self,
-        actor: &Actor,
+        actor: &mut Actor,
         view: &ClusterView,
         record: &ClusterRecord,
-        use_slots: bool,
+        sql: &SqlStatus,
+        settings: &ClusterSettings,
     ) -> Result<(), Failure> {
-        if !use_slots {
-            return Ok(());
-        }
-        let wanted: BTreeSet<String> =
-            record.members.keys().filter(|name| **name != view.me).map(NodeName::slot_name).collect();
+        let part = if record.is_leader(&view.me) {
+            Part::Leader
+        } else if view.settings.nofailover {
+            Part::Bystander
+        } else {
+            Part::Candidate
+        };
+        let known = Known {
+            me: &view.me,
+            part,
+            record,
+            settings,
+            slots: &sql.slots,
+            major: actor.instance.binaries().version().major(),
+            now: view.now,
+        };
+        let plan = self.keeper.plan(&known);
+        let there = |name: &String| sql.slots.iter().any(|slot| slot.name == *name);
+        let lacking =
+            plan.physical.iter().chain(plan.logical.keys()).any(|name| !there(name)) || plan.retired.iter().any(there);
         let due = self.slots_at.is_none_or(|at| SLOTS_EVERY < view.now.since(at));
-        if !due && self.slots_for == wanted {
-            return Ok(());
+        let changed = self.planned.as_ref().is_none_or(|before| {
+            (&before.physical, &before.logical, &before.retired) != (&plan.physical, &plan.logical, &plan.retired)
+        });
+        if due || (changed && lacking) {
+            self.slots_at = Some(view.now);
+            let mut changes = actor.instance.sync_member_slots(&plan.physical, &plan.retired).await?;
+            actor.instance.sync_logical_slots(&plan.logical, &plan.retired, &mut changes).await?;
+            changes.failed.extend(actor.instance.advance_slots(&plan.advance).await?);
+            for (slot, why) in &changes.failed {
+                warn!(slot, why, "replication slot not as it should be; again later");
+            }
+            for slot in changes.created.iter().chain(&changes.recreated) {
+                info!(slot, "replication slot created");
+            }
+            for slot in &changes.dropped {
+                info!(slot, "replication slot dropped: it was kept for a member or a setting that is gone");
+            }
+            if view.server.fresh().is_some_and(|server| server.streaming) && !plan.copies.is_empty() {
+                actor.fetch_slots(&plan.copies, record).await?;
+                self.keeper.copying(plan.copies.iter().cloned(), view.now);
+            }
         }
-        actor.instance.sync_member_slots(&wanted, &BTreeSet::new()).await?;
-        self.slots_at = Some(view.now);
-        self.slots_for = wanted;
+        self.planned = Some(plan);
         Ok(())
     }
 
@@ -321,6 +377,7 @@ pub fn state_words(view: &ClusterView) -> &'static str {
 pub fn role_words(view: &ClusterView) -> &'static str {
     match (&view.data_dir, view.server.any()) {
         (_, Some(server)) if !server.in_recovery => "primary",
+        (_, Some(server)) if server.follows_outside && leads_standby_cluster(view) => "standby_leader",
         (_, Some(_)) => "replica",
         // Stopped only to be started again as what it was.
         (_, None) if view.memory.by_hand.is_some() && view.record.any().is_some_and(|r| r.is_leader(&view.me)) => {
@@ -330,6 +387,11 @@ pub fn role_words(view: &ClusterView) -> &'static str {
         (_, None) if matches!(view.process, ProcessView::Running { writable: true }) => "promoted",
         (_, None) => "replica",
     }
+}
+
+/// Whether this node leads a cluster that follows a primary outside.
+pub fn leads_standby_cluster(view: &ClusterView) -> bool {
+    view.settings.standby_cluster.is_some() && view.record.any().is_some_and(|record| record.is_leader(&view.me))
 }
 
 /// The voter to whom Raft leadership may go without loss of time: it answers and has the most of the log.

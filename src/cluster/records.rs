@@ -72,6 +72,19 @@ impl MemberRecord {
         }
     }
 
+    /// Between equals the member with the higher one leads; zero never does.
+    ///
+    /// Source: reference section 3.13: where both tags are set, the boolean one wins.
+    pub fn failover_priority(&self) -> u32 {
+        let number = self.tags.get("failover_priority").and_then(Value::as_i64);
+        let number = number.map_or(1, |number| u32::try_from(number.max(0)).unwrap_or(u32::MAX));
+        match self.tags.get("nofailover") {
+            Some(_) if self.has_tag("nofailover") => 0,
+            Some(_) => number.max(1),
+            None => number,
+        }
+    }
+
     /// Host and port of PostgreSQL, from `conn_url`.
     pub fn postgres_address(&self) -> Option<(String, u16)> {
         let rest = self.conn_url.split_once("://")?.1;
@@ -94,6 +107,12 @@ impl MemberRecord {
 pub struct StatusRecord {
     /// WAL position.
     pub optime: Lsn,
+    /// The slots that howdah keeps, and from where each of them needs WAL.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Lsn>,
+    /// Those of them whose member is silent at present.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub retain_slots: BTreeSet<String>,
 }
 
 /// Who has confirmed the commits of `leader`, and may lead after it (`sync`): the most advanced of any `quorum` + 1 of

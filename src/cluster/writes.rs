@@ -99,10 +99,16 @@ impl Writes {
         TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
     }
 
-    /// If `term` still stands: nobody leads, the successor is named, the request is answered. `history` as for
-    /// [`Writes::release_leader`].
-    pub fn hand_over(&self, term: Term, handover: &HandoverRecord, history: Option<&[HistoryLine]>) -> TxnRequest {
-        let status = StatusRecord { optime: handover.shutdown_lsn };
+    /// If `term` still stands: nobody leads, the successor is named, the request is answered. `before` is what was
+    /// published of this leader; `history` as for [`Writes::release_leader`].
+    pub fn hand_over(
+        &self,
+        term: Term,
+        handover: &HandoverRecord,
+        before: &StatusRecord,
+        history: Option<&[HistoryLine]>,
+    ) -> TxnRequest {
+        let status = StatusRecord { optime: handover.shutdown_lsn, ..before.clone() };
         let mut success = vec![
             self.delete(&Key::Leader),
             self.put(&Key::Handover, json(handover), LeaseId(0)),

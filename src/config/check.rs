@@ -17,8 +17,8 @@ use super::address::is_wildcard;
 use super::cluster_settings::ClusterSettings;
 use super::keys::{CLUSTER_KEYS, KeyTable, NODE_KEYS};
 use super::node::{
-    BootstrapConfig, CallbacksConfig, Config, Credentials, InitdbOption, LogConfig, PostgresqlConfig, RaftConfig,
-    RestApiConfig, RoleConfig, RouterConfig, Tags, WatchdogConfig, WatchdogMode,
+    BootstrapConfig, CallbacksConfig, Config, Credentials, LogConfig, Method, PostgresqlConfig, RaftConfig,
+    RestApiConfig, RestoreMethod, RoleConfig, RouterConfig, Tags, ToolOption, WatchdogConfig, WatchdogMode,
 };
 use super::raw::{self, ReadError};
 use super::reader::{Problem, Reader, parse_duration};
@@ -425,6 +425,15 @@ fn read_postgresql(reader: &mut Reader<'_>) -> Option<PostgresqlConfig> {
         rewind,
         parameters: reader.text_map("postgresql.parameters"),
         pg_hba: reader.optional_text_list("postgresql.pg_hba"),
+        pg_ident: reader.optional_text_list("postgresql.pg_ident"),
+        recovery: reader.text_map("postgresql.recovery_conf"),
+        custom_conf: path(reader, "postgresql.custom_conf"),
+        database: reader.text("postgresql.database"),
+        basebackup: reader
+            .value("postgresql.basebackup")
+            .cloned()
+            .map_or_else(Vec::new, |value| read_options(reader, "postgresql.basebackup", value)),
+        copy_methods: read_copy_methods(reader),
         use_unix_socket: reader.flag("postgresql.use_unix_socket"),
         rebuild_on_rewind_failure: reader.flag("postgresql.remove_data_directory_on_rewind_failure"),
         rebuild_on_diverged_timelines: reader.flag("postgresql.remove_data_directory_on_diverged_timelines"),
@@ -445,7 +454,129 @@ fn read_callbacks(reader: &mut Reader<'_>) -> CallbacksConfig {
             None => reader.problem(&key, "has a quotation mark that is not closed; close it, or remove it"),
         }
     }
-    CallbacksConfig { commands, timeout: reader.duration("postgresql.callback_timeout") }
+    CallbacksConfig {
+        commands,
+        pre_promote: read_command(reader, "postgresql.pre_promote"),
+        before_stop: read_command(reader, "postgresql.before_stop"),
+        timeout: reader.duration("postgresql.callback_timeout"),
+    }
+}
+
+/// The words of a command; none if there is none, or if a problem was noted.
+fn read_command(reader: &mut Reader<'_>, key: &str) -> Vec<String> {
+    let Some(text) = reader.optional_text(key) else { return Vec::new() };
+    match words(&text) {
+        Some(words) if !words.is_empty() => words,
+        Some(_) => {
+            reader.problem(key, "is empty; name a command, or remove the key");
+            Vec::new()
+        }
+        None => {
+            reader.problem(key, "has a quotation mark that is not closed; close it, or remove it");
+            Vec::new()
+        }
+    }
+}
+
+/// Keys of a method's section that are not given to its command.
+const METHOD_KEYS: [&str; 6] =
+    ["command", "no_params", "keep_data", "no_leader", "keep_existing_recovery_conf", "recovery_conf"];
+
+fn read_copy_methods(reader: &mut Reader<'_>) -> Vec<Method> {
+    let mut methods = Vec::new();
+    for name in reader.optional_text_list("postgresql.create_replica_methods").unwrap_or_default() {
+        if name == "basebackup" {
+            methods.push(Method { name, ..Method::default() });
+            continue;
+        }
+        let section = format!("postgresql.{name}");
+        if let Some(method) = read_method(reader, &section, &name) {
+            let fields = reader.value(&section).and_then(Value::as_object).cloned().unwrap_or_default();
+            if is_on(fields.get("no_leader")) {
+                reader
+                    .warning(&format!("{section}.no_leader"), "has no effect: a copy is made while there is a leader");
+            }
+            if is_on(fields.get("keep_data")) {
+                let why =
+                    "has no effect: the copy is made in an empty place, and the old data directory is moved aside";
+                reader.warning(&format!("{section}.keep_data"), why);
+            }
+            methods.push(method);
+        }
+    }
+    methods
+}
+
+fn read_method(reader: &mut Reader<'_>, section: &str, name: &str) -> Option<Method> {
+    let Some(Value::Object(fields)) = reader.value(section).cloned() else {
+        reader.problem(section, format!("is missing; {name} needs a section of its own with a command"));
+        return None;
+    };
+    let command = fields.get("command").and_then(Value::as_str).and_then(words).filter(|words| !words.is_empty());
+    let Some(command) = command else {
+        reader.problem(&format!("{section}.command"), "is missing or not to be read; write the command as in a shell");
+        return None;
+    };
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let parameters = fields.iter().filter(|(key, _)| !METHOD_KEYS.contains(&key.as_str()));
+    Some(Method {
+        name: name.to_owned(),
+        command,
+        parameters: parameters.map(|(key, value)| (key.clone(), text(value))).collect(),
+        no_params: is_on(fields.get("no_params")),
+    })
+}
+
+/// Truth as Patroni's sections write it.
+fn is_on(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::Bool(on)) => *on,
+        Some(Value::Number(number)) => number.as_i64() != Some(0),
+        Some(Value::String(text)) => matches!(text.as_str(), "true" | "on" | "yes" | "1"),
+        Some(_) | None => false,
+    }
+}
+
+fn read_restore(reader: &mut Reader<'_>) -> Option<RestoreMethod> {
+    let name = reader.text("bootstrap.method");
+    if name == "initdb" {
+        return None;
+    }
+    let section = format!("bootstrap.{name}");
+    let method = read_method(reader, &section, &name)?;
+    let fields = reader.value(&section).and_then(Value::as_object).cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let recovery = fields.get("recovery_conf").and_then(Value::as_object).cloned().unwrap_or_default();
+    Some(RestoreMethod {
+        method,
+        keep_recovery: is_on(fields.get("keep_existing_recovery_conf")),
+        recovery: recovery.iter().map(|(key, value)| (key.clone(), text(value))).collect(),
+    })
+}
+
+/// Options of a tool: words, and maps of option to value.
+fn read_options(reader: &mut Reader<'_>, path: &str, value: Value) -> Vec<ToolOption> {
+    let items = match value {
+        Value::Array(items) => items,
+        Value::Null => Vec::new(),
+        other => vec![other],
+    };
+    let mut options = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        match item {
+            Value::String(name) => options.push(ToolOption { name, value: None }),
+            Value::Object(fields) if fields.values().all(|value| !value.is_object() && !value.is_array()) => {
+                options.extend(fields.into_iter().map(|(name, value)| ToolOption {
+                    name,
+                    value: Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
+                }));
+            }
+            _ => {
+                reader.problem(&format!("{path}[{index}]"), "is neither a word nor `option: value`; write one of them")
+            }
+        }
+    }
+    options
 }
 
 /// The words of a command, quoted as in a shell; no variables, no wildcards. None if a quotation is not closed.
@@ -482,31 +613,25 @@ fn read_bootstrap(reader: &mut Reader<'_>) -> BootstrapConfig {
     raw::recognise(&mut shared);
     let settings = ClusterSettings::read(&mut shared);
     reader.absorb(shared);
-    let mut initdb = Vec::new();
-    for (index, item) in reader.list("bootstrap.initdb").into_iter().enumerate() {
-        match item {
-            Value::String(name) => initdb.push(InitdbOption { name, value: None }),
-            Value::Object(fields) if fields.values().all(|value| !value.is_object() && !value.is_array()) => {
-                initdb.extend(fields.into_iter().map(|(name, value)| InitdbOption {
-                    name,
-                    value: Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
-                }));
-            }
-            _ => reader.problem(
-                &format!("bootstrap.initdb[{index}]"),
-                "is neither a word nor `option: value`; write one of them",
-            ),
-        }
-    }
+    let items = Value::Array(reader.list("bootstrap.initdb"));
+    let initdb = read_options(reader, "bootstrap.initdb", items);
     for option in &initdb {
         if matches!(option.name.as_str(), "pgdata" | "nosync" | "no-sync" | "pwfile" | "sync-only" | "version") {
             reader.problem("bootstrap.initdb", format!("{} is set by howdah itself; remove it", option.name));
         }
     }
-    for (key, why) in settings.unkept_promises() {
-        reader.problem(&format!("bootstrap.dcs.{key}"), why);
+    let mut post_bootstrap = read_command(reader, "bootstrap.post_bootstrap");
+    if post_bootstrap.is_empty() {
+        post_bootstrap = read_command(reader, "bootstrap.post_init");
     }
-    BootstrapConfig { dcs: dcs.clone(), settings, initdb, pg_hba: reader.optional_text_list("bootstrap.pg_hba") }
+    BootstrapConfig {
+        dcs: dcs.clone(),
+        settings,
+        initdb,
+        method: read_restore(reader),
+        post_bootstrap,
+        pg_hba: reader.optional_text_list("bootstrap.pg_hba"),
+    }
 }
 
 fn read_log(reader: &mut Reader<'_>) -> LogConfig {

@@ -114,6 +114,10 @@ pub struct StandbyCluster {
     pub primary_slot_name: Option<String>,
     /// Fetches WAL from an archive.
     pub restore_command: Option<String>,
+    /// Told which WAL nobody needs any more.
+    pub archive_cleanup_command: Option<String>,
+    /// How far the leader stays behind, as PostgreSQL writes it.
+    pub recovery_min_apply_delay: Option<String>,
 }
 
 /// What all PostgreSQL servers of the cluster share.
@@ -129,6 +133,8 @@ pub struct SharedPostgresql {
     pub pg_hba: Option<Vec<String>>,
     /// Lines of `pg_ident.conf`; none = leave the file alone.
     pub pg_ident: Option<Vec<String>>,
+    /// `restore_command` and its like.
+    pub recovery: BTreeMap<String, String>,
 }
 
 /// Shared settings that were refused. Nothing of them is in force.
@@ -195,6 +201,7 @@ impl ClusterSettings {
                 parameters: reader.text_map("postgresql.parameters"),
                 pg_hba: reader.optional_text_list("postgresql.pg_hba"),
                 pg_ident: reader.optional_text_list("postgresql.pg_ident"),
+                recovery: reader.text_map("postgresql.recovery_conf"),
             },
         };
         settings.check_rules(reader);
@@ -231,6 +238,21 @@ impl ClusterSettings {
                 "it must be at least 1 (rule C5); turn synchronous_mode off instead",
             );
         }
+        let logical = self.slots.iter().find(|(_, slot)| matches!(slot, PermanentSlot::Logical { .. }));
+        if let Some((name, _)) = logical
+            && self.postgresql.parameters.get("wal_level").is_none_or(|level| level != "logical")
+        {
+            reader.problem(
+                &format!("slots.{name}"),
+                "a logical slot needs wal_level: logical under postgresql.parameters (rule C6); without it PostgreSQL would not even start",
+            );
+        }
+        if self.failsafe_mode {
+            reader.warning(
+                "failsafe_mode",
+                "has no effect: the store is on the members themselves, and where all of them can be reached there is a majority",
+            );
+        }
         if self.standby_cluster.is_some() && self.synchronous_mode != SynchronousMode::Off {
             reader.warning("synchronous_mode", "has no effect while standby_cluster is set");
         }
@@ -246,25 +268,6 @@ impl ClusterSettings {
         }
     }
 
-    /// Settings that promise something that this version does not do: key and why, with the remedy. They are refused rather than
-    /// ignored, because somebody would rely on them.
-    pub fn unkept_promises(&self) -> Vec<(&'static str, &'static str)> {
-        let mut found = Vec::new();
-        if self.standby_cluster.is_some() {
-            found.push((
-                "standby_cluster",
-                "this version cannot follow a primary outside the cluster; leave the key out",
-            ));
-        }
-        if self.failsafe_mode {
-            found.push((
-                "failsafe_mode",
-                "this version has no failsafe mode: without a majority the primary stops; leave the key out to accept that",
-            ));
-        }
-        found
-    }
-
     /// The settings with all defaults spelled out, in the form of the store's `config` key. Absent options are omitted.
     pub fn to_json(&self) -> Value {
         let bytes = |size: Option<ByteSize>| size.map_or(json!(-1), |size| json!(size.0));
@@ -276,6 +279,9 @@ impl ClusterSettings {
             if let Some(lines) = lines {
                 postgresql.insert(key.into(), json!(lines));
             }
+        }
+        if !self.postgresql.recovery.is_empty() {
+            postgresql.insert("recovery_conf".into(), json!(self.postgresql.recovery));
         }
         let mut all = json!({
             "ttl": number(self.ttl),
@@ -340,10 +346,24 @@ impl SlotPattern {
 }
 
 impl StandbyCluster {
+    /// The primary outside, in words.
+    pub fn address(&self) -> String {
+        match &self.host {
+            Some(host) => format!("{host}:{}", self.port.unwrap_or(5432)),
+            None => "the archive".to_owned(),
+        }
+    }
+
     fn to_json(&self) -> Value {
-        let Self { host, port, primary_slot_name, restore_command } = self;
-        let mut all =
-            only_some([("host", host), ("primary_slot_name", primary_slot_name), ("restore_command", restore_command)]);
+        let Self { host, port, primary_slot_name, restore_command, archive_cleanup_command, recovery_min_apply_delay } =
+            self;
+        let mut all = only_some([
+            ("host", host),
+            ("primary_slot_name", primary_slot_name),
+            ("restore_command", restore_command),
+            ("archive_cleanup_command", archive_cleanup_command),
+            ("recovery_min_apply_delay", recovery_min_apply_delay),
+        ]);
         if let Some(port) = port {
             all["port"] = json!(port);
         }
@@ -384,7 +404,11 @@ fn text_of(map: &Map<String, Value>, key: &str) -> Option<String> {
 
 fn read_slots(reader: &mut Reader<'_>) -> BTreeMap<String, PermanentSlot> {
     let mut slots = BTreeMap::new();
-    for (name, value) in reader.map("slots") {
+    let mut all = serde_json::Map::new();
+    for key in ["permanent_replication_slots", "permanent_slots", "slots"] {
+        all.extend(reader.map(key));
+    }
+    for (name, value) in all {
         let path = format!("slots.{name}");
         let fields = value.as_object().cloned().unwrap_or_default();
         let named = |key: &str| text_of(&fields, key);
@@ -442,8 +466,10 @@ fn read_standby_cluster(reader: &mut Reader<'_>) -> Option<StandbyCluster> {
         port: reader.optional_port("standby_cluster.port"),
         primary_slot_name: reader.optional_text("standby_cluster.primary_slot_name"),
         restore_command: reader.optional_text("standby_cluster.restore_command"),
+        archive_cleanup_command: reader.optional_text("standby_cluster.archive_cleanup_command"),
+        recovery_min_apply_delay: reader.optional_text("standby_cluster.recovery_min_apply_delay"),
     };
-    if remote.host.is_none() && remote.port.is_none() && remote.restore_command.is_none() {
+    if remote.host.is_none() && remote.restore_command.is_none() {
         reader.problem("standby_cluster", "names no source; give host and port, or restore_command");
     }
     Some(remote)
@@ -499,7 +525,7 @@ mod tests {
             "slots": {"a": {"type": "physical"}, "b": {"database": "app", "plugin": "pgoutput"}},
             "ignore_slots": [{"name": "x", "type": "logical"}],
             "standby_cluster": {"host": "10.0.0.9", "port": 5432},
-            "postgresql": {"parameters": {"max_connections": 200, "hot_standby": "on", "fsync": true}, "pg_hba": ["local all all trust"]},
+            "postgresql": {"parameters": {"max_connections": 200, "wal_level": "logical", "hot_standby": "on", "fsync": true}, "pg_hba": ["local all all trust"]},
         });
         let (settings, _) = ClusterSettings::parse(&json).expect("valid");
         assert_eq!(settings.postgresql.parameters["max_connections"], "200");

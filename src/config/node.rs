@@ -153,6 +153,18 @@ pub struct PostgresqlConfig {
     pub parameters: BTreeMap<String, String>,
     /// Lines of pg_hba.conf; none = the shared ones.
     pub pg_hba: Option<Vec<String>>,
+    /// Lines of pg_ident.conf; none = the shared ones.
+    pub pg_ident: Option<Vec<String>>,
+    /// `restore_command` and its like, of this server alone.
+    pub recovery: BTreeMap<String, String>,
+    /// A file to include rather than the `postgresql.conf` that was in the data directory.
+    pub custom_conf: Option<PathBuf>,
+    /// What howdah's own sessions connect to.
+    pub database: String,
+    /// Options of pg_basebackup, in order.
+    pub basebackup: Vec<ToolOption>,
+    /// How a copy is made, in the order in which the ways are tried. Empty = pg_basebackup.
+    pub copy_methods: Vec<Method>,
     /// Who is told of what has happened.
     pub callbacks: CallbacksConfig,
     /// Whether to talk to it over its Unix socket.
@@ -168,8 +180,25 @@ pub struct PostgresqlConfig {
 pub struct CallbacksConfig {
     /// Patroni's name of the event, and the words of the command.
     pub commands: BTreeMap<String, Vec<String>>,
+    /// Asked before a promotion; anything but a clean end keeps this node from leading. Empty = nobody is asked.
+    pub pre_promote: Vec<String>,
+    /// Run before PostgreSQL is stopped in order. Empty = nothing.
+    pub before_stop: Vec<String>,
     /// One that takes longer is ended.
     pub timeout: Duration,
+}
+
+/// A command of the operator that fills a data directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Method {
+    /// Its name in the file; `basebackup` is pg_basebackup.
+    pub name: String,
+    /// Its words.
+    pub command: Vec<String>,
+    /// Given as `--NAME=VALUE`.
+    pub parameters: Vec<(String, String)>,
+    /// Whether it is told nothing beside its own words.
+    pub no_params: bool,
 }
 
 /// How a new cluster begins.
@@ -180,14 +209,29 @@ pub struct BootstrapConfig {
     /// The same, checked.
     pub settings: ClusterSettings,
     /// Options of initdb, in order.
-    pub initdb: Vec<InitdbOption>,
+    pub initdb: Vec<ToolOption>,
+    /// A command that makes the first data directory; none = initdb.
+    pub method: Option<RestoreMethod>,
+    /// Run on the new primary once it accepts connections. Empty = nothing.
+    pub post_bootstrap: Vec<String>,
     /// Lines of pg_hba.conf when nothing else gives any.
     pub pg_hba: Option<Vec<String>>,
 }
 
-/// One option of initdb.
+/// How a new cluster begins from a backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreMethod {
+    /// The command.
+    pub method: Method,
+    /// Whether the recovery settings that it leaves are kept.
+    pub keep_recovery: bool,
+    /// Recovery settings to begin with; empty = the backup is started as it is.
+    pub recovery: BTreeMap<String, String>,
+}
+
+/// One option of initdb or pg_basebackup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InitdbOption {
+pub struct ToolOption {
     /// Without dashes.
     pub name: String,
     /// Its value; none = the bare word.

@@ -120,7 +120,7 @@ fn recognise_below(reader: &mut Reader<'_>, value: &Value, path: &str) {
         let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let Some(key) = reader.table().find(&here) else {
             match is_method_section(reader, path, name) {
-                true => reader.warning(&here, "is accepted, but not honoured yet"),
+                true => (),
                 false => reader.problem(&here, unknown_key(reader.table(), path, name)),
             }
             continue;
@@ -139,11 +139,7 @@ fn recognise_below(reader: &mut Reader<'_>, value: &Value, path: &str) {
 
 /// Values of unsupported keys that ask for what happens anyway.
 fn is_harmless(path: &str, value: &Value) -> bool {
-    value.is_null()
-        || matches!(
-            (path, value.as_str()),
-            ("bootstrap.method", Some("initdb")) | ("restapi.verify_client", Some("none"))
-        )
+    value.is_null() || matches!((path, value.as_str()), ("restapi.verify_client", Some("none")))
 }
 
 /// Sections named after a method of the operator: `create_replica_methods: [pgbackrest]`, `method: restore`.

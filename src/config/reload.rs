@@ -41,6 +41,10 @@ fn postgresql(old: &PostgresqlConfig, new: &PostgresqlConfig) -> Vec<(&'static s
             (&old.superuser, &old.replication, &old.rewind) != (&new.superuser, &new.replication, &new.rewind)
         }),
         ("postgresql.use_unix_socket", old.use_unix_socket != new.use_unix_socket),
+        ("postgresql.custom_conf", old.custom_conf != new.custom_conf),
+        ("postgresql.database", old.database != new.database),
+        ("postgresql.basebackup", old.basebackup != new.basebackup),
+        ("postgresql.create_replica_methods", old.copy_methods != new.copy_methods),
     ]
 }
 

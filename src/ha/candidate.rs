@@ -28,6 +28,9 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
     if view.settings.nofailover {
         return Err(Reason::NoFailoverTag);
     }
+    if let Some(pause) = view.pre_promote_pause() {
+        return Err(Reason::PrePromoteRefused { pause });
+    }
     if let DataDirView::Incomplete { why } = &view.data_dir {
         return Err(Reason::IncompleteDataDir { why: why.clone() });
     }
@@ -90,6 +93,9 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
     if named {
         return Ok(Reason::NamedByRequest);
     }
+    if let Some(reason) = preferred_peer(view, record, server) {
+        return Err(reason);
+    }
     let leaderless_ms = u64::try_from(view.leaderless_for().as_millis()).unwrap_or(u64::MAX);
     let position = server.position;
     Ok(match sync {
@@ -132,6 +138,23 @@ fn compare_with_peers(view: &ClusterView, server: &ServerView, forced: bool) -> 
     Ok(())
 }
 
+/// A member that has no less WAL and a higher `failover_priority` takes the key rather than this one; if it has not
+/// within a ttl, something else keeps it from leading.
+fn preferred_peer(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Option<Reason> {
+    if view.settings.ttl <= view.leaderless_for() {
+        return None;
+    }
+    let voters = sync_proof::in_force(record).map(|sync| &sync.sync_standby);
+    let ours = view.settings.failover_priority;
+    view.peers.iter().find_map(|(name, peer)| {
+        let peer = peer.fresh().filter(|peer| peer.promotable && peer.timeline == Some(server.timeline))?;
+        let priority = record.members.get(name)?.value.failover_priority();
+        let able = voters.is_none_or(|voters| voters.contains(name));
+        (able && peer.position.is_some_and(|position| server.position <= position) && ours < priority)
+            .then(|| Reason::PeerPreferred { peer: name.clone(), priority, ours })
+    })
+}
+
 /// The hand-over that names `me`, if what was proven then is still there: the node may have been restored
 /// since. Without one the positions of the other members must be asked for.
 pub fn proven_successor<'a>(
@@ -149,9 +172,13 @@ fn received(position: Lsn, shutdown_lsn: Lsn) -> bool {
 }
 
 /// The member that has received the shutdown checkpoint starting at `shutdown_lsn`: the one that is
-/// wanted, else the most advanced. The error says what is missing.
+/// wanted, else the one with the highest priority, of those the most advanced. The error says what is missing.
 pub fn proven(view: &ClusterView, shutdown_lsn: Lsn, wanted: Option<&NodeName>) -> Result<NodeName, String> {
-    let mut best: Option<(Lsn, &NodeName)> = None;
+    let priority = |name: &NodeName| {
+        let member = view.record.any().and_then(|record| record.members.get(name));
+        member.map_or(1, |member| member.value.failover_priority())
+    };
+    let mut best: Option<((u32, Lsn), &NodeName)> = None;
     let mut missing = Vec::new();
     for (name, peer) in &view.peers {
         if wanted.is_some_and(|wanted| wanted != name) {
@@ -161,8 +188,9 @@ pub fn proven(view: &ClusterView, shutdown_lsn: Lsn, wanted: Option<&NodeName>) 
             Fact::Fresh(PeerView { promotable: true, position: Some(position), .. })
                 if received(*position, shutdown_lsn) =>
             {
-                if best.is_none_or(|(most, _)| most < *position) {
-                    best = Some((*position, name));
+                let merit = (priority(name), *position);
+                if best.is_none_or(|(most, _)| most < merit) {
+                    best = Some((merit, name));
                 }
             }
             Fact::Fresh(PeerView { promotable: false, .. }) => missing.push(format!("{name} cannot be promoted")),
@@ -187,8 +215,8 @@ pub fn unfit(record: &ClusterRecord, server: &ServerView, name: &NodeName) -> Op
     let Some(member) = record.members.get(name) else {
         return Some(format!("{name} is not a member of the cluster or has been silent for longer than its lease"));
     };
-    if member.value.has_tag("nofailover") {
-        return Some(format!("{name} has the tag nofailover"));
+    if member.value.failover_priority() == 0 {
+        return Some(format!("{name} has the tag nofailover, or failover_priority 0"));
     }
     match server.standbys.get(name) {
         None => Some(format!("{name} does not replicate from the leader")),
@@ -197,26 +225,32 @@ pub fn unfit(record: &ClusterRecord, server: &ServerView, name: &NodeName) -> Op
     }
 }
 
-/// The standby to hand over to: the wanted one if it is fit, else the most advanced fit one.
+/// The standby to hand over to: the wanted one if it is fit, else of the fit ones with the highest priority the most
+/// advanced.
 pub fn successor(
     record: &ClusterRecord,
     server: &ServerView,
     wanted: Option<&NodeName>,
 ) -> Result<(NodeName, Lsn), String> {
     let mut reasons = Vec::new();
-    let mut best: Option<(Lsn, &NodeName)> = None;
+    let priority = |name: &NodeName| record.members.get(name).map_or(0, |member| member.value.failover_priority());
+    let mut best: Option<((u32, Lsn), &NodeName)> = None;
     for (name, standby) in &server.standbys {
         if wanted.is_some_and(|wanted| wanted != name) {
             continue;
         }
         match unfit(record, server, name) {
             Some(why) => reasons.push(why),
-            None if best.is_none_or(|(most, _)| most < standby.flushed) => best = Some((standby.flushed, name)),
-            None => (),
+            None => {
+                let merit = (priority(name), standby.flushed);
+                if best.is_none_or(|(most, _)| most < merit) {
+                    best = Some((merit, name));
+                }
+            }
         }
     }
     match (best, wanted) {
-        (Some((flushed, name)), _) => Ok((name.clone(), flushed)),
+        (Some(((_, flushed), name)), _) => Ok((name.clone(), flushed)),
         (None, Some(wanted)) => {
             Err(unfit(record, server, wanted).unwrap_or_else(|| format!("{wanted} cannot take over")))
         }
@@ -239,12 +273,13 @@ pub fn anybody_else(view: &ClusterView, record: &ClusterRecord) -> bool {
     record.members.keys().any(|name| is_able(view, record, name))
 }
 
-fn is_able(view: &ClusterView, record: &ClusterRecord, name: &NodeName) -> bool {
+/// Whether `name` looks able to lead, by its own record.
+pub(super) fn is_able(view: &ClusterView, record: &ClusterRecord, name: &NodeName) -> bool {
     record.members.get(name).is_some_and(|member| {
         *name != view.me
             && member.value.role == "replica"
             && member.value.state == "running"
-            && !member.value.has_tag("nofailover")
+            && 0 < member.value.failover_priority()
             && member.value.timeline == Some(record.timeline())
     })
 }

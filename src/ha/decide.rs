@@ -40,7 +40,14 @@ pub enum Action {
     },
     StartPrimary,
     TakeLeader,
+    PrePromote {
+        term: Term,
+    },
     Promote,
+    /// The leader of a standby cluster: follow the primary outside.
+    FollowOutside,
+    StartStandbyLeader,
+    CloneOutside,
     Follow {
         leader: Option<NodeName>,
     },
@@ -169,6 +176,15 @@ pub(super) fn start_standby(view: &ClusterView, follow: Option<&NodeName>, reaso
     }
     let reason = Reason::StandbyKeepsEnding { attempts: starts.count };
     Decision { action: Action::Wait, reason, recheck_after: left.min(view.settings.loop_wait) }
+}
+
+/// Start PostgreSQL as the leader of a standby cluster, unless it has just been tried in vain.
+pub(super) fn start_standby_leader(view: &ClusterView, reason: Reason) -> Decision {
+    let decision = start_standby(view, None, reason);
+    match decision.action {
+        Action::StartStandby { .. } => Decision { action: Action::StartStandbyLeader, ..decision },
+        _ => decision,
+    }
 }
 
 /// Act, and decide again at once on a new view.

@@ -16,6 +16,10 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
         Action::ClaimBootstrap => vec![Step::Record(RecordStep::ClaimBootstrap)],
         Action::Initdb => vec![Step::Pg(PgStep::Initdb)],
         Action::MoveFailedAside { why } => vec![Step::Pg(PgStep::MoveAside { why: why.clone() })],
+        // Nothing can be created on a standby: the roles are those of the primary outside.
+        Action::FinishBootstrap { term, system_id } if view.settings.standby_cluster.is_some() => {
+            vec![Step::Record(RecordStep::FinishBootstrap { term: *term, system_id: *system_id })]
+        }
         Action::FinishBootstrap { term, system_id } => vec![
             Step::Pg(PgStep::CreateRoles),
             Step::Record(RecordStep::FinishBootstrap { term: *term, system_id: *system_id }),
@@ -43,6 +47,10 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
             None => Vec::new(),
         },
         Action::TakeLeader => vec![Step::Record(RecordStep::TakeLeader)],
+        Action::PrePromote { term } => vec![Step::Pg(PgStep::PrePromote { term: *term })],
+        Action::FollowOutside => vec![Step::Pg(PgStep::ConfigureOutside)],
+        Action::StartStandbyLeader => vec![Step::Pg(PgStep::ConfigureOutside), Step::Pg(PgStep::StartStandby)],
+        Action::CloneOutside => vec![Step::Pg(PgStep::BaseBackupOutside)],
         Action::Promote => permit.map(|permit| Step::Pg(PgStep::Promote { permit })).into_iter().collect(),
         Action::Follow { leader } => vec![Step::Pg(PgStep::Configure { follow: leader.clone() })],
         Action::StopStandby => vec![Step::Pg(PgStep::Stop { mode: StopMode::Fast })],
@@ -72,6 +80,9 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
             mod_revision: *mod_revision,
         })],
         Action::Enforce { names } => vec![Step::Pg(PgStep::Enforce { names: Some(names.clone()) })],
+        Action::EndSync { term, mod_revision } if view.settings.standby_cluster.is_some() => {
+            vec![Step::Record(RecordStep::RemoveSync { term: *term, mod_revision: *mod_revision })]
+        }
         Action::EndSync { term, mod_revision } => vec![
             Step::Pg(PgStep::Enforce { names: None }),
             Step::Record(RecordStep::RemoveSync { term: *term, mod_revision: *mod_revision }),

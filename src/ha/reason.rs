@@ -17,6 +17,8 @@ pub enum Reason {
     LeaderDegraded { term: i64, copies: u32, wanted: u32 },
     CommitsWait { term: i64, there: usize, needed: usize },
     Following { leader: NodeName, streaming: bool },
+    ArchiveOnly { leader: NodeName },
+    StandbyLeader { outside: String, streaming: bool },
     Paused,
     PausedWithoutPrimary,
     // waiting
@@ -33,6 +35,7 @@ pub enum Reason {
     LeaderTimelineUnknown { leader: NodeName },
     AwaitingRenewal,
     Starting { why: String },
+    Recovering { position: Lsn },
     Stopping,
     GuardianUnreachable,
     ServerSilent { why: String },
@@ -49,6 +52,8 @@ pub enum Reason {
     TimelineBehind { ours: TimelineId, cluster: TimelineId },
     PeerAhead { peer: NodeName, by: WalBytes },
     PeerTimelineAhead { peer: NodeName, timeline: TimelineId },
+    PeerPreferred { peer: NodeName, priority: u32, ours: u32 },
+    PrePromoteRefused { pause: Duration },
     LivePrimary { peer: NodeName },
     HandoverToOther { to: NodeName },
     RequestForOther { to: NodeName },
@@ -70,7 +75,14 @@ pub enum Reason {
     StopToRewind { ours: Lsn, shared: Lsn, timeline: TimelineId },
     JoinAsStandby { leader: Option<NodeName> },
     FollowNewLeader { leader: NodeName },
+    FollowByTag { upstream: NodeName },
     StartToPromote,
+    PrePromote,
+    CopyOutside { outside: String },
+    FollowOutside { outside: String },
+    DemoteCluster { outside: String },
+    ReleaseTo { to: NodeName },
+    RestartForSlots { slots: String },
     CrashedRestartInPlace { attempt: usize },
     StartNewCluster,
     StartAfterOutage,
@@ -131,6 +143,8 @@ codes! {
     LeaderDegraded => "leader_degraded",
     CommitsWait => "commits_wait",
     Following => "following",
+    ArchiveOnly => "archive_only",
+    StandbyLeader => "standby_leader",
     Paused => "paused",
     PausedWithoutPrimary => "paused_without_primary",
     TaskRunning => "task_running",
@@ -146,6 +160,7 @@ codes! {
     LeaderTimelineUnknown => "leader_timeline_unknown",
     AwaitingRenewal => "awaiting_renewal",
     Starting => "starting",
+    Recovering => "recovering",
     Stopping => "stopping",
     GuardianUnreachable => "guardian_unreachable",
     ServerSilent => "server_silent",
@@ -161,6 +176,8 @@ codes! {
     TimelineBehind => "timeline_behind",
     PeerAhead => "peer_ahead",
     PeerTimelineAhead => "peer_timeline_ahead",
+    PeerPreferred => "peer_preferred",
+    PrePromoteRefused => "pre_promote_refused",
     LivePrimary => "live_primary",
     HandoverToOther => "handover_to_other",
     RequestForOther => "request_for_other",
@@ -181,7 +198,14 @@ codes! {
     StopToRewind => "stop_to_rewind",
     JoinAsStandby => "join_as_standby",
     FollowNewLeader => "follow_new_leader",
+    FollowByTag => "follow_by_tag",
     StartToPromote => "start_to_promote",
+    PrePromote => "pre_promote",
+    CopyOutside => "copy_outside",
+    FollowOutside => "follow_outside",
+    DemoteCluster => "demote_cluster",
+    ReleaseTo => "release_to",
+    RestartForSlots => "restart_for_slots",
     CrashedRestartInPlace => "crashed_restart_in_place",
     StartNewCluster => "start_new_cluster",
     StartAfterOutage => "start_after_outage",
@@ -231,6 +255,15 @@ impl fmt::Display for Reason {
             ),
             Self::Following { leader, streaming: true } => write!(f, "following {leader}, streaming"),
             Self::Following { leader, streaming: false } => write!(f, "following {leader}, not streaming yet"),
+            Self::ArchiveOnly { leader } => {
+                write!(f, "the tag nostream: WAL comes from the archive by restore_command, not from {leader}")
+            }
+            Self::StandbyLeader { outside, streaming: true } => {
+                write!(f, "this node leads a standby cluster and streams from {outside}")
+            }
+            Self::StandbyLeader { outside, streaming: false } => {
+                write!(f, "this node leads a standby cluster and does not stream from {outside} yet")
+            }
             Self::Paused => write!(f, "the cluster is paused: hands off"),
             Self::PausedWithoutPrimary => write!(
                 f,
@@ -257,6 +290,9 @@ impl fmt::Display for Reason {
             }
             Self::AwaitingRenewal => write!(f, "this node holds the leader key, but its permit must be renewed first"),
             Self::Starting { why } => write!(f, "PostgreSQL is starting: {why}"),
+            Self::Recovering { position } => {
+                write!(f, "the new cluster recovers from its backup, {position} so far, and leaves recovery by itself")
+            }
             Self::Stopping => write!(f, "PostgreSQL is stopping"),
             Self::GuardianUnreachable => write!(f, "the guardian cannot be reached"),
             Self::ServerSilent { why } => write!(f, "PostgreSQL runs but does not answer: {why}"),
@@ -293,6 +329,14 @@ impl fmt::Display for Reason {
             }
             Self::PeerAhead { peer, by } => write!(f, "{peer} has {} more bytes of WAL", by.0),
             Self::PeerTimelineAhead { peer, timeline } => write!(f, "{peer} is on the newer timeline {timeline}"),
+            Self::PeerPreferred { peer, priority, ours } => {
+                write!(f, "{peer} has as much WAL and failover_priority {priority}, this node has {ours}")
+            }
+            Self::PrePromoteRefused { pause } => write!(
+                f,
+                "pre_promote said no (see the log); this node lets others lead for another {:.1} s",
+                pause.as_secs_f64()
+            ),
             Self::LivePrimary { peer } => write!(f, "{peer} still runs as a primary"),
             Self::HandoverToOther { to } => write!(f, "the former primary handed over to {to}"),
             Self::RequestForOther { to } => write!(f, "a failover to {to} was requested"),
@@ -343,8 +387,19 @@ impl fmt::Display for Reason {
             Self::JoinAsStandby { leader: Some(leader) } => write!(f, "starting as a standby of {leader}"),
             Self::JoinAsStandby { leader: None } => write!(f, "starting as a standby; nobody leads"),
             Self::FollowNewLeader { leader } => write!(f, "{leader} leads now: following it"),
+            Self::FollowByTag { upstream } => write!(f, "the tag replicatefrom names {upstream}: following it"),
             Self::StartToPromote => {
                 write!(f, "this node leads with a standby's data: starting as a standby first, to promote it")
+            }
+            Self::PrePromote => write!(f, "this node leads: asking pre_promote before anything changes"),
+            Self::CopyOutside { outside } => write!(f, "a new standby cluster is copied from {outside}"),
+            Self::FollowOutside { outside } => write!(f, "this node leads a standby cluster: following {outside}"),
+            Self::DemoteCluster { outside } => {
+                write!(f, "the cluster shall follow {outside}: stopping the primary to start it as a standby")
+            }
+            Self::ReleaseTo { to } => write!(f, "a change of the standby cluster's leader to {to} was requested"),
+            Self::RestartForSlots { slots } => {
+                write!(f, "restarting this standby to put copies of the leader's logical slots in place: {slots}")
             }
             Self::CrashedRestartInPlace { attempt } => {
                 write!(f, "PostgreSQL crashed; a restart in place loses nothing (attempt {attempt})")

@@ -6,7 +6,7 @@ use crate::cluster::ClusterRecord;
 use crate::types::{Lsn, NodeName, TimelineHistory};
 
 use super::reason::Reason;
-use super::view::{ControlState, ControlView, ServerView};
+use super::view::{ClusterView, ControlState, ControlView, ServerView, UpstreamTag};
 
 /// What stopped data needs before it can follow the leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub fn ready(record: &ClusterRecord, leader: &NodeName) -> Result<(), Reason> {
     let Some(member) = record.members.get(leader) else {
         return Err(Reason::LeaderNotReady { leader: leader.clone() });
     };
-    if member.value.state != "running" || member.value.role != "primary" {
+    if member.value.state != "running" || !matches!(member.value.role.as_str(), "primary" | "standby_leader") {
         return Err(Reason::LeaderNotReady { leader: leader.clone() });
     }
     if member.value.checkpoint_after_promote == Some(false) {
@@ -35,6 +35,60 @@ pub fn ready(record: &ClusterRecord, leader: &NodeName) -> Result<(), Reason> {
         return Err(Reason::LeaderTimelineUnknown { leader: leader.clone() });
     }
     Ok(())
+}
+
+/// Whose WAL this node takes while `leader` leads; none: an archive has it.
+///
+/// A member that its tag names serves as long as it lives and does not get its own WAL from here.
+pub fn upstream(view: &ClusterView, record: &ClusterRecord, leader: &NodeName) -> Option<NodeName> {
+    match &view.settings.upstream {
+        UpstreamTag::Archive => None,
+        UpstreamTag::Leader => Some(leader.clone()),
+        UpstreamTag::Member(name) => {
+            let lives = record
+                .members
+                .get(name)
+                .is_some_and(|member| matches!(member.value.state.as_str(), "running" | "restarting" | "starting"));
+            Some(if lives && !comes_from(record, name, &view.me) { name } else { leader }.clone())
+        }
+    }
+}
+
+/// Whether `name`'s WAL comes from `me`, over however many members.
+fn comes_from(record: &ClusterRecord, name: &NodeName, me: &NodeName) -> bool {
+    let mut at = name.as_str();
+    // As many steps as there are members reach the beginning, or go round in a circle without this node.
+    for _ in 0..=record.members.len() {
+        if at == me.as_str() {
+            return true;
+        }
+        let next = record.members.iter().find(|(known, _)| known.as_str() == at);
+        match next.and_then(|(_, member)| member.value.tags.get("replicatefrom")?.as_str()) {
+            Some(from) => at = from,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Whom to copy from while `leader` leads: the standby with the tag `clonefrom` that has the most, so that the primary
+/// is spared; else the leader.
+pub fn copy_source(view: &ClusterView, record: &ClusterRecord, leader: &NodeName) -> NodeName {
+    let offers = record.members.iter().filter(|(name, _)| serves_copies(view, record, name));
+    let best =
+        offers.max_by(|(a, left), (b, right)| (left.value.xlog_location, b).cmp(&(right.value.xlog_location, a)));
+    best.map_or(leader, |(name, _)| name).clone()
+}
+
+/// Whether `name` is a standby that offers itself for copies, on the cluster's timeline.
+pub fn serves_copies(view: &ClusterView, record: &ClusterRecord, name: &NodeName) -> bool {
+    record.members.get(name).is_some_and(|member| {
+        *name != view.me
+            && member.value.has_tag("clonefrom")
+            && member.value.state == "running"
+            && member.value.role == "replica"
+            && member.value.timeline == Some(record.timeline())
+    })
 }
 
 /// Judges stopped data against the cluster's history. The leader must be [`ready`].

@@ -34,6 +34,8 @@ pub enum PgStep {
         /// Upstream.
         follow: Option<NodeName>,
     },
+    /// Write the configuration to follow the primary outside the cluster; reload if it runs.
+    ConfigureOutside,
     /// Start as a standby. The guardian refuses without `standby.signal`.
     StartStandby,
     /// Start as the primary. The guardian holds the permit's deadline from before the start.
@@ -62,6 +64,13 @@ pub enum PgStep {
     BaseBackup {
         /// Source.
         from: NodeName,
+    },
+    /// Copy the database of the primary outside the cluster (long).
+    BaseBackupOutside,
+    /// Ask the operator's command whether to promote.
+    PrePromote {
+        /// The leadership that it would be for.
+        term: Term,
     },
     /// Make diverged data equal to `from`'s again (long).
     Rewind {
@@ -100,7 +109,7 @@ pub enum RecordStep {
     },
     /// If nobody leads: lead.
     TakeLeader,
-    /// If this node still leads in `term`: nobody leads. Only after PostgreSQL has stopped.
+    /// If this node still leads in `term`: nobody leads. Only after PostgreSQL has stopped, or as a standby's.
     ReleaseLeader {
         /// The term that ends.
         term: Term,

@@ -142,9 +142,7 @@ pub(super) fn wish(
 /// A standby that may not be promoted confirms nothing that a failover could use.
 fn sync_priority(member: &MemberRecord) -> Option<i64> {
     let number = |tag: &str| member.tags.get(tag).and_then(serde_json::Value::as_i64);
-    let excluded = member.has_tag("nosync")
-        || member.has_tag("nofailover")
-        || number("failover_priority").is_some_and(|priority| priority <= 0);
+    let excluded = member.has_tag("nosync") || member.failover_priority() == 0;
     let priority = number("sync_priority").unwrap_or(1);
     (!excluded && 0 < priority).then_some(priority)
 }

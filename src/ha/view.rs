@@ -59,8 +59,29 @@ pub struct Settings {
     pub use_pg_rewind: bool,
     /// This node's tag.
     pub nofailover: bool,
+    /// This node's tag: between equals the higher one leads.
+    pub failover_priority: u32,
+    /// Whose WAL this node's tags have it take.
+    pub upstream: UpstreamTag,
+    /// A command decides before each promotion.
+    pub pre_promote: bool,
+    /// The primary outside that this whole cluster follows, in words.
+    pub standby_cluster: Option<String>,
     /// Who must confirm commits.
     pub synchronous: Synchronous,
+}
+
+/// Whose WAL a standby takes, by its tags.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamTag {
+    /// The leader's.
+    #[default]
+    Leader,
+    /// This member's (`replicatefrom`), and the leader's while that one is not there.
+    Member(NodeName),
+    /// Nobody's: an archive has it (`nostream`).
+    Archive,
 }
 
 /// Who must confirm commits, as configured.
@@ -183,6 +204,8 @@ pub struct ServerView {
     pub receiving: bool,
     /// Whom its configuration follows.
     pub follows: Option<NodeName>,
+    /// Its configuration follows the primary outside the cluster.
+    pub follows_outside: bool,
     /// Primary: who streams from it.
     pub standbys: BTreeMap<NodeName, StandbyView>,
     /// As it is in force.
@@ -270,6 +293,12 @@ pub struct Memory {
     pub failed_tasks: Attempts,
     /// What a person asked for, until it is done.
     pub by_hand: Option<ByHand>,
+    /// The leadership for which the command before the promotion has said yes.
+    pub pre_promoted: Option<Term>,
+    /// When it said no.
+    pub pre_promote_failed: Option<Mono>,
+    /// Logical slots that have been fetched from the leader: they can be put in place while PostgreSQL does not run.
+    pub slots_to_copy: Vec<String>,
     /// The text of `synchronous_standby_names` that is in force.
     pub commit_rule: Option<InForce>,
     /// Primary: when each standby that confirms, or may be elected, was last seen streaming.
@@ -290,6 +319,8 @@ pub enum ByHand {
     Reinitialize {
         /// A long task that runs is ended for it.
         force: bool,
+        /// From the leader and by pg_basebackup, whoever else is preferred.
+        from_leader: bool,
         /// The old directory has been moved aside, and the copy has begun.
         moved: bool,
     },
@@ -352,6 +383,12 @@ impl ClusterView {
         let term = record.term().filter(|_| record.is_leader(&self.me))?;
         let permit = self.permit.filter(|permit| permit.term == term && permit.holds_at(self.now))?;
         (self.memory.ending_term != Some(term)).then_some(permit)
+    }
+
+    /// How long the command before a promotion is not asked again, and nobody else is kept from leading.
+    pub fn pre_promote_pause(&self) -> Option<Duration> {
+        let passed = self.now.since(self.memory.pre_promote_failed?);
+        (passed < self.settings.ttl).then(|| self.settings.ttl.saturating_sub(passed))
     }
 
     /// How long nobody has led.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify, watch};
 
-use crate::agent::orders::{Orders, RestartFilter, ScheduledRestart};
+use crate::agent::orders::{Orders, Reinitialize, RestartFilter, ScheduledRestart};
 use crate::agent::peers::Position;
 use crate::agent::publish;
 use crate::agent::snapshot::{RaftMember, Snapshot};
@@ -154,9 +154,6 @@ impl NodeControl {
         change(&mut value);
         let (settings, _) =
             ClusterSettings::parse(&value).map_err(|error| ControlError::BadRequest(error.to_string()))?;
-        if let Some((key, why)) = settings.unkept_promises().first() {
-            return Err(ControlError::BadRequest(format!("{key}: {why}")));
-        }
         let (before, _) = ClusterSettings::parse(&old).unwrap_or_default();
         self.refuse_parameters(&before, &settings).await?;
         if old != value && !self.write(self.writes.config(&value, revision)).await? {
@@ -225,7 +222,9 @@ fn busy(what: &'static str) -> ControlError {
 
 /// Whether `leader` has said itself that it runs as the primary.
 fn leads(record: &ClusterRecord, leader: &NodeName) -> bool {
-    record.members.get(leader).is_some_and(|member| member.value.role == "primary" && member.value.state == "running")
+    record.members.get(leader).is_some_and(|member| {
+        matches!(member.value.role.as_str(), "primary" | "standby_leader") && member.value.state == "running"
+    })
 }
 
 fn store_error(error: StoreError) -> ControlError {
@@ -296,7 +295,9 @@ impl Control for NodeControl {
 
     fn reinitialize(&self, request: ReinitializeRequest) -> Answer<'_, ControlOutcome> {
         Box::pin(async move {
-            self.orders.reinitialize(request.force).map_err(busy)?;
+            self.orders
+                .reinitialize(Reinitialize { force: request.force, from_leader: request.from_leader })
+                .map_err(busy)?;
             self.asked.notify_one();
             // Clients poll the state until it is another than `creating replica`: it must be that before they begin.
             let mut snapshot = self.snapshot.clone();

@@ -22,7 +22,7 @@ use tracing::{error, info};
 use crate::agent::act::Actor;
 use crate::agent::callbacks::Callbacks;
 use crate::agent::journal::Journal;
-use crate::agent::local::Local;
+use crate::agent::local::{Local, Place};
 use crate::agent::lock::{Lock, LockConfig};
 use crate::agent::observe::{Observer, Sighting};
 use crate::agent::orders::{Orders, Working};
@@ -212,8 +212,9 @@ async fn run_agent(
             guardian: guardian.clone(),
             lock: lock.clone(),
             peers: Peers::new(),
-            nofailover: config.tags.nofailover,
+            place: Place::of(&config.tags, &pg.callbacks),
             follows: None,
+            follows_outside: false,
             data_dir: None,
             sighting: Sighting::default(),
             last_received: None,
@@ -232,6 +233,10 @@ async fn run_agent(
             initial_config: config.bootstrap.dcs.clone(),
             task: None,
             follows: None,
+            follows_outside: false,
+            slot_files: std::collections::BTreeMap::new(),
+            hooks: pg.callbacks.clone(),
+            post_bootstrap: config.bootstrap.post_bootstrap.clone(),
             names: None,
             promoted: false,
             created: false,

@@ -10,10 +10,10 @@ use tracing::warn;
 use crate::agent::logins::{Logins, Role};
 use crate::cluster::keys::KeySpace;
 use crate::config::Config;
-use crate::config::node::{PostgresqlConfig, RoleConfig, WatchdogMode};
+use crate::config::node::{PostgresqlConfig, RoleConfig, ToolOption, WatchdogMode};
 use crate::etcd::Etcd;
 use crate::guardian::{WatchdogConfig, WatchdogMode as GuardianWatchdog};
-use crate::postgres::{Instance, InstanceConfig};
+use crate::postgres::{Instance, InstanceConfig, Method, Restore};
 use crate::raft::Store;
 use crate::telemetry::redact::Secret;
 
@@ -35,11 +35,18 @@ pub(super) fn instance(config: &Config, pg: &PostgresqlConfig) -> Result<Arc<Ins
         run_dir,
         parameters: pg.parameters.clone(),
         pg_hba: pg.pg_hba.clone(),
-        pg_ident: None,
-        base_conf: None,
-        database: "postgres".to_owned(),
-        initdb: config.bootstrap.initdb.iter().map(|o| (o.name.clone(), o.value.clone())).collect(),
-        basebackup: Vec::new(),
+        pg_ident: pg.pg_ident.clone(),
+        recovery: pg.recovery.clone(),
+        base_conf: pg.custom_conf.clone(),
+        database: pg.database.clone(),
+        initdb: options(&config.bootstrap.initdb),
+        basebackup: options(&pg.basebackup),
+        copy_methods: pg.copy_methods.iter().map(method).collect(),
+        restore: config.bootstrap.method.as_ref().map(|restore| Restore {
+            method: method(&restore.method),
+            keep_recovery: restore.keep_recovery,
+            recovery: restore.recovery.clone(),
+        }),
         use_unix_socket: pg.use_unix_socket,
         keep_aside: None,
     })
@@ -48,6 +55,19 @@ pub(super) fn instance(config: &Config, pg: &PostgresqlConfig) -> Result<Arc<Ins
         warn!("{warning}");
     }
     Ok(Arc::new(instance))
+}
+
+fn options(options: &[ToolOption]) -> Vec<(String, Option<String>)> {
+    options.iter().map(|option| (option.name.clone(), option.value.clone())).collect()
+}
+
+fn method(method: &crate::config::node::Method) -> Method {
+    Method {
+        name: method.name.clone(),
+        command: method.command.clone(),
+        parameters: method.parameters.clone(),
+        no_params: method.no_params,
+    }
 }
 
 /// etcd's API. It asks for no password: where REST does, what REST guards is closed to it.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
-use crate::agent::local::Local;
+use crate::agent::local::{Local, Place};
 use crate::api::Access;
+use crate::config::node::CallbacksConfig;
 use crate::config::reload::needs_start;
 use crate::config::{self, Config};
 use crate::postgres::LocalSettings;
@@ -63,10 +64,12 @@ fn changeable(config: &Config) -> Local {
     let postgres = config.postgresql.as_ref().map_or_else(LocalSettings::default, |pg| LocalSettings {
         parameters: pg.parameters.clone(),
         pg_hba: pg.pg_hba.clone(),
-        pg_ident: None,
+        pg_ident: pg.pg_ident.clone(),
+        recovery: pg.recovery.clone(),
     });
-    let callbacks = config.postgresql.as_ref().map_or_else(Default::default, |pg| pg.callbacks.clone());
-    Local { postgres, callbacks, tags: config.tags.all.clone(), nofailover: config.tags.nofailover }
+    let callbacks = config.postgresql.as_ref().map_or_else(CallbacksConfig::default, |pg| pg.callbacks.clone());
+    let place = Place::of(&config.tags, &callbacks);
+    Local { postgres, callbacks, tags: config.tags.all.clone(), place }
 }
 
 /// Reloads at each SIGHUP, as Patroni does.

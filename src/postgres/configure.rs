@@ -37,6 +37,18 @@ const MOST_ROUNDS: usize = 20;
 const RECOVERY: [&str; 4] =
     ["restore_command", "archive_cleanup_command", "recovery_end_command", "recovery_min_apply_delay"];
 
+/// How far a backup that a cluster begins with is recovered. Source: PostgreSQL documentation, "Recovery Target".
+const TARGETS: [&str; 8] = [
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_lsn",
+    "recovery_target_inclusive",
+    "recovery_target_timeline",
+    "recovery_target_action",
+];
+
 /// From whom this server receives WAL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,8 +273,17 @@ impl Instance {
         managed.insert("primary_conninfo", conninfo);
         managed.insert("primary_slot_name", slot);
         for name in RECOVERY {
-            if let Some(value) = wanted.recovery.get(name) {
+            if let Some(value) = local.recovery.get(name).or_else(|| wanted.recovery.get(name)) {
                 managed.insert(name, value.clone());
+            }
+        }
+        if let Some(restore) = self.config.restore.as_ref().filter(|_| self.recovers_from_backup()) {
+            // Who restores a backup to begin with wants a primary in the end, and not one that waits.
+            managed.insert("recovery_target_action", "promote".to_owned());
+            for name in RECOVERY.into_iter().chain(TARGETS) {
+                if let Some(value) = restore.recovery.get(name) {
+                    managed.insert(name, value.clone());
+                }
             }
         }
         for (parameter, file, list) in [
@@ -367,7 +388,11 @@ impl Instance {
     ) -> Result<Vec<String>, Error> {
         let path = self.config.data_dir.join("postgresql.auto.conf");
         let Some(text) = read_text_optional(&path)? else { return Ok(Vec::new()) };
+        let recovers = self.recovers_from_backup();
         let managed = |name: &str| {
+            if recovers && (RECOVERY.contains(&name) || TARGETS.contains(&name)) {
+                return false;
+            }
             settings::is_managed(name)
                 || parameters.forced.contains_key(name)
                 || wanted.recovery.contains_key(name)

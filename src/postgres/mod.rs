@@ -24,6 +24,7 @@ mod files;
 mod hba;
 mod hooks;
 mod initdb;
+mod methods;
 mod process;
 mod remote;
 mod replication;
@@ -56,6 +57,7 @@ pub use control_data::{ControlData, ControlState, StandbyFloors};
 pub use credentials::{Credentials, Login, generate_password};
 pub use data_dir::{DataDir, PresentDataDir};
 pub use error::{Error, NotAccepting, StatusError};
+pub use methods::{Method, Restore};
 pub use remote::RemoteState;
 pub use replication::SlotChanges;
 pub use settings::RefusedSetting;
@@ -99,6 +101,8 @@ pub struct InstanceConfig {
     pub pg_hba: Option<Vec<String>>,
     /// Lines of `pg_ident.conf`; win over those of the record.
     pub pg_ident: Option<Vec<String>>,
+    /// `restore_command` and its like; win over those of the record.
+    pub recovery: BTreeMap<String, String>,
     /// Base configuration file to include; none takes `postgresql.base.conf` in the data directory.
     pub base_conf: Option<PathBuf>,
     /// Database for howdah's own sessions, normally `postgres`.
@@ -107,6 +111,10 @@ pub struct InstanceConfig {
     pub initdb: Vec<(String, Option<String>)>,
     /// Options for pg_basebackup by long name without dashes: `("max-rate", Some("100M"))`.
     pub basebackup: Vec<(String, Option<String>)>,
+    /// How copies are made, in the order in which the ways are tried; empty = by pg_basebackup.
+    pub copy_methods: Vec<Method>,
+    /// How the first data directory of a cluster is made; none = by initdb.
+    pub restore: Option<Restore>,
     /// Connect over the socket in `run_dir` first; otherwise TCP alone.
     pub use_unix_socket: bool,
     /// How many directories that were moved aside are kept; none keeps all.
@@ -122,6 +130,8 @@ pub struct LocalSettings {
     pub pg_hba: Option<Vec<String>>,
     /// Lines of `pg_ident.conf`; win over those of the record.
     pub pg_ident: Option<Vec<String>>,
+    /// `restore_command` and its like; win over those of the record.
+    pub recovery: BTreeMap<String, String>,
 }
 
 /// The local PostgreSQL. Cheap to share in an `Arc`; all methods take `&self`.
@@ -196,6 +206,7 @@ impl Instance {
             parameters: config.parameters.clone(),
             pg_hba: config.pg_hba.clone(),
             pg_ident: config.pg_ident.clone(),
+            recovery: config.recovery.clone(),
         };
         Ok(Self {
             local: Mutex::new(local),
@@ -340,7 +351,19 @@ impl Instance {
     /// `Remove`.
     pub fn prepare_primary(&self) -> Result<(), Error> {
         data_dir::remove_signal(&self.config.data_dir, "standby.signal")?;
+        // A new cluster that is made from a backup recovers first, and has its own word on how far.
+        if self.recovers_from_backup() {
+            return Ok(());
+        }
         data_dir::remove_signal(&self.config.data_dir, "recovery.signal")
+    }
+
+    /// Whether the data here is a restored backup that has not ended its recovery: only ever in the creation of a cluster.
+    pub(super) fn recovers_from_backup(&self) -> bool {
+        let dir = &self.config.data_dir;
+        self.config.restore.is_some()
+            && dir.join("recovery.signal").exists()
+            && unfinished::Unfinished::path(dir).exists()
     }
 
     /// Asks the running postmaster to read its files again. Works while it does not accept sessions.

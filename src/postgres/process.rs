@@ -36,11 +36,13 @@ pub(super) struct Tool<'a> {
     pub arguments: Vec<OsString>,
     /// Working directory.
     pub directory: Option<&'a Path>,
+    /// Beside the usual environment.
+    pub environment: Vec<(&'static str, OsString)>,
 }
 
 impl<'a> Tool<'a> {
     pub(super) fn new(program: &'a Path, user: &'a OsUser) -> Self {
-        Self { program, user, arguments: Vec::new(), directory: None }
+        Self { program, user, arguments: Vec::new(), directory: None, environment: Vec::new() }
     }
 
     pub(super) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -58,6 +60,11 @@ impl<'a> Tool<'a> {
         self
     }
 
+    pub(super) fn env(mut self, name: &'static str, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name, value.as_ref().to_owned()));
+        self
+    }
+
     fn name(&self) -> String {
         self.program.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
     }
@@ -68,6 +75,7 @@ impl<'a> Tool<'a> {
             .args(&self.arguments)
             .env_clear()
             .envs(base_environment(self.user))
+            .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .current_dir(self.directory.unwrap_or(Path::new("/")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -136,7 +136,7 @@ fn number<T: std::str::FromStr>(row: &RemoteRow, name: &str) -> Option<T> {
     column(row, name).and_then(|text| text.parse().ok())
 }
 
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn decode_hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes()
         .chunks(2)
         .map(|pair| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()))

@@ -1,7 +1,7 @@
-//! Physical slots of the members, and their WAL senders.
+//! Physical slots of the members, permanent slots of both kinds, and WAL senders.
 //!
-//! Only names that the caller declares to be members' are ever created, dropped or advanced; all other slots belong
-//! to someone else and are left alone.
+//! Only names that the caller declares are ever created, dropped or advanced; all other slots belong to someone else
+//! and are left alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,7 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Instance;
+use super::conninfo::Upstream;
 use super::error::{Error, StatusError};
+use super::files::{ensure_dir, write_atomic};
+use super::remote::{column, decode_hex};
 use super::session::{Purpose, Session};
 use super::sql;
 use crate::types::Lsn;
@@ -79,13 +82,87 @@ impl Instance {
         Ok(changes)
     }
 
-    /// Moves members' slots that nobody uses here forward, so that they do not hold WAL for ever on a standby.
+    /// Makes the logical slots in `wanted` (database and plugin by name) exist, and those in `retired` disappear. On a
+    /// primary.
+    ///
+    /// # Errors
+    /// `Sql` when the server cannot be asked at all; what fails alone is in `changes`.
+    pub async fn sync_logical_slots(
+        &self,
+        wanted: &BTreeMap<String, (String, String)>,
+        retired: &BTreeSet<String>,
+        changes: &mut SlotChanges,
+    ) -> Result<(), Error> {
+        if wanted.is_empty() && retired.is_empty() {
+            return Ok(());
+        }
+        let fail = |source| Error::Sql { operation: "read replication slots", source };
+        let session = self.open(Purpose::local(LIMIT)).await.map_err(fail)?;
+        let rows = session.run(sql::SLOTS, LIMIT).await.map_err(fail)?;
+        let rows: Vec<_> = rows.iter().flatten().collect();
+        let find = |name: &str| rows.iter().find(|row| row.text("slot_name") == Some(name));
+        for name in retired {
+            if find(name).is_some_and(|row| row.text("slot_type") == Some("logical") && !row.flag("active")) {
+                match session.run(&sql::drop_slot(name), LIMIT).await {
+                    Ok(_) => changes.dropped.push(name.clone()),
+                    Err(error) => drop(changes.failed.insert(name.clone(), error.to_string())),
+                }
+            }
+        }
+        let failover = 17 <= self.binaries.version().major();
+        for (name, (database, plugin)) in wanted {
+            match find(name) {
+                Some(row) if (row.text("database"), row.text("plugin")) == (Some(database), Some(plugin)) => (),
+                Some(_) => {
+                    let why = format!(
+                        "there is another slot of this name; drop it, or rename one (wanted: {plugin} in {database})"
+                    );
+                    changes.failed.insert(name.clone(), why);
+                }
+                None => match self.run_in(database, &sql::create_logical_slot(name, plugin, failover)).await {
+                    Ok(()) => changes.created.push(name.clone()),
+                    Err(error) => drop(changes.failed.insert(name.clone(), error.to_string())),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_in(&self, database: &str, sql: &str) -> Result<(), StatusError> {
+        let session = Session::open(&self.endpoints(), &self.superuser(), database, Purpose::local(LIMIT)).await?;
+        session.run(sql, LIMIT).await.map(|_| ())
+    }
+
+    /// Reads the state of a logical slot of another server; none when it has no such slot.
+    ///
+    /// # Errors
+    /// `Sql`.
+    pub async fn remote_slot(&self, from: &Upstream, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let results = self.ask_remote(from, &sql::read_file(&format!("pg_replslot/{name}/state"))).await?;
+        let content = results.first().and_then(|rows| rows.first()).and_then(|row| column(row, "content"));
+        Ok(content.and_then(decode_hex))
+    }
+
+    /// Puts the state of a logical slot in place, for a server that does not run. A slot that is there stays.
+    ///
+    /// # Errors
+    /// `WriteFile`.
+    pub fn put_slot(&self, name: &str, state: &[u8]) -> Result<(), Error> {
+        let dir = self.config.data_dir.join("pg_replslot").join(name);
+        if dir.exists() {
+            return Ok(());
+        }
+        ensure_dir(&dir, 0o700, &self.user)?;
+        write_atomic(&dir.join("state"), state, 0o600, &self.user)
+    }
+
+    /// Moves slots that nobody uses here forward, so that they do not hold WAL for ever on a standby.
     ///
     /// A slot never moves back nor past what this server has replayed; the server sees to the latter.
     ///
     /// # Errors
     /// `Sql` when the server cannot be asked at all; single failures are in the answer by slot name.
-    pub async fn advance_member_slots(&self, to: &BTreeMap<String, Lsn>) -> Result<BTreeMap<String, String>, Error> {
+    pub async fn advance_slots(&self, to: &BTreeMap<String, Lsn>) -> Result<BTreeMap<String, String>, Error> {
         let fail = |source| Error::Sql { operation: "read replication slots", source };
         let session = self.open(Purpose::local(LIMIT)).await.map_err(fail)?;
         let rows = session.run(sql::SLOTS, LIMIT).await.map_err(fail)?;
@@ -93,11 +170,14 @@ impl Instance {
         for row in rows.iter().flatten() {
             let Some((name, &target)) = row.text("slot_name").and_then(|n| to.get_key_value(n)) else { continue };
             let at: Option<Lsn> = row.parse("restart_lsn").map_err(fail)?;
-            let movable = row.text("slot_type") == Some("physical") && !row.flag("active");
-            if !movable || at.is_none_or(|at| target <= at) {
+            if row.flag("active") || at.is_none_or(|at| target <= at) {
                 continue;
             }
-            if let Err(error) = session.run(&sql::advance_slot(name, target), LIMIT).await {
+            let moved = match row.text("database") {
+                Some(database) => self.run_in(database, &sql::advance_slot(name, target)).await,
+                None => session.run(&sql::advance_slot(name, target), LIMIT).await.map(|_| ()),
+            };
+            if let Err(error) = moved {
                 failed.insert(name.clone(), error.to_string());
             }
         }

@@ -75,8 +75,7 @@ SELECT s.name, s.setting, coalesce(s.unit, '') AS unit, s.vartype, s.pending_res
 ";
 
 /// Physical and logical slots, for upkeep.
-pub(super) const SLOTS: &str =
-    "SELECT slot_name, slot_type, active, temporary, restart_lsn, wal_status FROM pg_replication_slots";
+pub(super) const SLOTS: &str = "SELECT slot_name, slot_type, database, plugin, active, temporary, restart_lsn, wal_status FROM pg_replication_slots";
 
 /// What another node is and has; allowed to every role (13 to 18).
 pub(super) const REMOTE: &str = r"
@@ -127,6 +126,12 @@ pub(super) fn slot_is_free(name: &str) -> String {
 /// Creates a physical slot that keeps WAL from now on.
 pub(super) fn create_slot(name: &str) -> String {
     format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name))
+}
+
+/// Creates a logical slot; `failover`: standbys get copies of it from PostgreSQL itself (17 and newer).
+pub(super) fn create_logical_slot(name: &str, plugin: &str, failover: bool) -> String {
+    let more = if failover { ", false, false, true" } else { "" };
+    format!("SELECT pg_create_logical_replication_slot({}, {}{more})", literal(name), literal(plugin))
 }
 
 /// Drops a slot.

@@ -288,12 +288,7 @@ impl Cluster {
 
     /// A program of PostgreSQL, to be run by the user who may.
     pub fn postgres_command(&self, program: &str) -> Command {
-        let mut command = Command::new(postgres_program(program));
-        if let Some(user) = &self.user {
-            command.uid(user.uid).gid(user.groups.first().copied().expect("a group"));
-        }
-        command.current_dir("/");
-        command
+        postgres_command(self.user.as_ref(), program)
     }
 
     /// Makes a killed primary's history differ from its successor's: writes to it while it is alone.
@@ -363,6 +358,16 @@ fn reserve(count: usize) -> Vec<NodePorts> {
             router: Some(RouterPorts { primary: ports[i * 4 + 2], replicas: ports[i * 4 + 3] }),
         })
         .collect()
+}
+
+/// A program of PostgreSQL, to be run by the user who may.
+pub fn postgres_command(user: Option<&OsUser>, program: &str) -> Command {
+    let mut command = Command::new(postgres_program(program));
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.groups.first().copied().expect("a group"));
+    }
+    command.current_dir("/");
+    command
 }
 
 /// Finds a program of PostgreSQL as a person would: PATH, then the newest of Debian's directories.

@@ -115,7 +115,7 @@ fn every_operation_can_be_a_task() {
     is_send(instance.rewind(&upstream, &credentials, &progress, &cancel));
     is_send(instance.move_aside("why", howdah::postgres::MovedAs::Failed));
     is_send(instance.sync_member_slots(&none, &none));
-    is_send(instance.advance_member_slots(&nowhere));
+    is_send(instance.advance_slots(&nowhere));
     is_send(instance.bootstrap_roles(&credentials));
     is_send(instance.checkpoint(limit));
     is_send(instance.shutdown_checkpoint());

@@ -201,8 +201,7 @@ async fn slots_of_members_come_and_go_and_others_stay() {
         status.slots
     );
     let target = status.position();
-    let failed =
-        node.instance.advance_member_slots(&BTreeMap::from([("n2".to_owned(), target)])).await.expect("advance");
+    let failed = node.instance.advance_slots(&BTreeMap::from([("n2".to_owned(), target)])).await.expect("advance");
     assert!(failed.is_empty(), "{failed:?}");
     let dropped = node.instance.sync_member_slots(&set(&["n2"]), &set(&["n3", "n4"])).await.expect("slots");
     assert_eq!(dropped.dropped, ["n3"]);

@@ -33,6 +33,10 @@ pub fn settings(config: &ClusterSettings, nofailover: bool) -> Settings {
         pause: config.pause,
         use_pg_rewind: config.postgresql.use_pg_rewind,
         nofailover,
+        failover_priority: 1,
+        upstream: howdah::ha::view::UpstreamTag::Leader,
+        pre_promote: false,
+        standby_cluster: None,
         synchronous: synchronous(config),
     }
 }

@@ -113,6 +113,9 @@ impl World {
             PgStep::Initdb => self.begin_task(node, TaskKind::Initdb, None),
             PgStep::BaseBackup { from } => self.begin_task(node, TaskKind::BaseBackup, Some(from)),
             PgStep::Rewind { from } => self.begin_task(node, TaskKind::Rewind, Some(from)),
+            PgStep::ConfigureOutside | PgStep::BaseBackupOutside | PgStep::PrePromote { .. } => {
+                panic!("no world here has a primary outside or a command before promotions")
+            }
             PgStep::CancelTask => {
                 if let Some(task) = &mut self.nodes[node].agent.task {
                     task.cancelled = true;
@@ -375,7 +378,7 @@ impl World {
                     _ => None,
                 };
                 let history = self.unpublished_history(node);
-                let status = optime.map(|optime| StatusRecord { optime });
+                let status = optime.map(|optime| StatusRecord { optime, ..StatusRecord::default() });
                 let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
                 let txn = self.writes.release_leader(*term, status.as_ref(), history.as_deref(), creating);
                 self.keeper_gives_up(node, *term);
@@ -392,7 +395,7 @@ impl World {
                     why: why.clone(),
                 };
                 let history = self.unpublished_history(node);
-                let txn = self.writes.hand_over(*term, &handover, history.as_deref());
+                let txn = self.writes.hand_over(*term, &handover, &StatusRecord::default(), history.as_deref());
                 self.keeper_gives_up(node, *term);
                 self.remembers_the_end(node, *term);
                 txn
@@ -559,7 +562,7 @@ impl World {
                 if behind {
                     agent.chores.push_back(Chore::History(term));
                 }
-                let status = StatusRecord { optime };
+                let status = StatusRecord { optime, ..StatusRecord::default() };
                 if agent.status.as_ref() != Some(&status) {
                     agent.chores.push_back(Chore::Status(term, status));
                 }

@@ -589,6 +589,7 @@ impl World {
                 false => it.pg.sync.shown(self.now).to_owned(),
             },
             checkpoint_redo: Lsn(data.redo),
+            follows_outside: false,
             follows: it.agent.follows.clone(),
             standbys,
         })

@@ -85,6 +85,7 @@ fn servers() -> Vec<(ProcessView, Fact<ServerView>)> {
                         }
                     };
                     let view = ServerView {
+                        follows_outside: false,
                         in_recovery,
                         timeline: TimelineId(timeline),
                         position: Lsn(0x3000),
@@ -187,6 +188,9 @@ impl Case<'_> {
             }
             Step::Pg(PgStep::Stop { .. } | PgStep::Fence) => assert!(running),
             Step::Pg(PgStep::Configure { .. } | PgStep::Enforce { .. }) => assert!(absent || running),
+            Step::Pg(PgStep::ConfigureOutside | PgStep::BaseBackupOutside | PgStep::PrePromote { .. }) => {
+                panic!("nobody has asked for this")
+            }
             Step::Pg(PgStep::CancelTask) => assert!(view.task.is_some()),
             Step::Record(RecordStep::ClaimBootstrap) => {
                 assert!(record.is_some_and(|record| record.initialize.is_none() && record.leader.is_none()));

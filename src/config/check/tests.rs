@@ -117,9 +117,39 @@ fn a_patroni_file_is_accepted_with_warnings() {
     let commands = config.postgresql.expect("a database").callbacks.commands;
     assert_eq!(commands["on_start"], ["/x"]);
     let warnings = config.warnings;
-    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
     assert_eq!(warnings[0], "etcd3: is ignored: howdah keeps its own store");
-    assert_eq!(warnings[1], "postgresql.before_stop: is accepted, but not honoured yet");
+}
+
+#[test]
+fn methods_have_sections_of_their_own() {
+    let mut tree = good();
+    tree["postgresql"]["create_replica_methods"] = json!(["barman", "basebackup"]);
+    tree["postgresql"]["barman"] = json!({"command": "/bin/barman -v", "keep_data": true, "retries": 3});
+    tree["postgresql"]["basebackup"] = json!([{"max-rate": "100M"}, "no-manifest"]);
+    tree["postgresql"]["pre_promote"] = json!("/bin/ask 'me first'");
+    tree["bootstrap"] = json!({
+        "method": "restore",
+        "restore": {"command": "/bin/restore", "recovery_conf": {"recovery_target_timeline": "latest"}},
+        "post_init": "/bin/post",
+    });
+    let config = check(&tree, Path::new("x.yml")).expect("valid");
+    let pg = config.postgresql.expect("a database");
+    let names: Vec<&str> = pg.copy_methods.iter().map(|method| method.name.as_str()).collect();
+    assert_eq!(names, ["barman", "basebackup"]);
+    assert_eq!(pg.copy_methods[0].command, ["/bin/barman", "-v"]);
+    assert_eq!(pg.copy_methods[0].parameters, [("retries".to_owned(), "3".to_owned())]);
+    assert_eq!(pg.basebackup.len(), 2);
+    assert_eq!(pg.callbacks.pre_promote, ["/bin/ask", "me first"]);
+    let restore = config.bootstrap.method.expect("a command");
+    assert_eq!(restore.recovery["recovery_target_timeline"], "latest");
+    assert_eq!(config.bootstrap.post_bootstrap, ["/bin/post"]);
+    assert_eq!(config.warnings.len(), 2, "{:#?}", config.warnings);
+    tree["bootstrap"]["method"] = json!("elsewhere");
+    tree["postgresql"]["barman"] = json!({"retries": 3});
+    let found = problems(|t| *t = tree.clone());
+    assert!(found.iter().any(|p| p.starts_with("bootstrap.elsewhere: is missing")), "{found:#?}");
+    assert!(found.iter().any(|p| p.starts_with("postgresql.barman.command: is missing")), "{found:#?}");
 }
 
 #[test]

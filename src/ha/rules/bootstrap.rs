@@ -35,8 +35,9 @@ pub(in crate::ha) fn no_data(view: &ClusterView) -> Option<Decision> {
         (Some(_), Some(leader)) => match rejoin::ready(record, &leader.value) {
             Ok(()) => {
                 let why = unfinished.clone().unwrap_or_else(|| "there is no data here".to_owned());
-                let reason = Reason::CloneFrom { leader: leader.value.clone(), why };
-                Some(begin(view, Action::Clone { from: leader.value.clone(), aside: unfinished }, reason))
+                let from = rejoin::copy_source(view, record, &leader.value);
+                let reason = Reason::CloneFrom { leader: from.clone(), why };
+                Some(begin(view, Action::Clone { from, aside: unfinished }, reason))
             }
             Err(reason) => Some(wait(view, reason)),
         },
@@ -49,6 +50,9 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, unfinished: Option<Stri
     match (creating, unfinished, record.term()) {
         (true, Some(why), _) => {
             begin(view, Action::MoveFailedAside { why: why.clone() }, Reason::RemoveFailedCreation { why })
+        }
+        (true, None, _) if let Some(outside) = &view.settings.standby_cluster => {
+            begin(view, Action::CloneOutside, Reason::CopyOutside { outside: outside.clone() })
         }
         (true, None, _) if view.permit_to_lead().is_some() => begin(view, Action::Initdb, Reason::CreateDatabase),
         (true, None, _) => wait(view, Reason::AwaitingRenewal),

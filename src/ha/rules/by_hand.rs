@@ -65,7 +65,9 @@ fn replace(view: &ClusterView, record: &ClusterRecord) -> Option<Decision> {
         ProcessView::Running { writable: false } => Some(act(Action::StopStandby, reason)),
         ProcessView::Absent { .. } => {
             let aside = (view.data_dir != DataDirView::Empty).then(|| "a new copy was asked for".to_owned());
-            Some(begin(view, Action::Clone { from: leader.clone(), aside }, reason))
+            let from_leader = matches!(view.memory.by_hand, Some(ByHand::Reinitialize { from_leader: true, .. }));
+            let from = if from_leader { leader.clone() } else { rejoin::copy_source(view, record, leader) };
+            Some(begin(view, Action::Clone { from, aside }, reason))
         }
     }
 }

@@ -6,6 +6,7 @@ pub(super) mod primary;
 pub(super) mod safety;
 pub(super) mod shutdown;
 pub(super) mod standby;
+pub(super) mod standby_cluster;
 pub(super) mod stopped;
 pub(super) mod sync;
 pub(super) mod task;

@@ -38,6 +38,9 @@ pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
         Fact::Unknown { why } => return Some(wait_briefly(Reason::ServerSilent { why: why.clone() })),
     };
     let term = record.term()?;
+    if let Some(outside) = &view.settings.standby_cluster {
+        return Some(act(Action::StopPrimary, Reason::DemoteCluster { outside: outside.clone() }));
+    }
     if record.is_being_created()
         && let DataDirView::Incomplete { why } = &view.data_dir
     {

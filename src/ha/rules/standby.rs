@@ -11,7 +11,7 @@ use crate::ha::sync_proof;
 use crate::ha::view::{ClusterView, ProcessView, ServerView};
 use crate::types::{Fact, NodeName};
 
-use super::sync;
+use super::{standby_cluster, sync};
 
 /// Members are asked again so soon while they prepare their votes.
 const VOTES_AGAIN: Duration = Duration::from_millis(30);
@@ -47,8 +47,23 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, server: &ServerView) ->
     if view.memory.ending_term.is_some() && view.memory.ending_term == record.term() {
         return act(Action::StopStandby, Reason::ReleaseAgain);
     }
+    if let Some(outside) = &view.settings.standby_cluster {
+        return standby_cluster::lead(view, record, server, outside);
+    }
+    if record.is_being_created() && matches!(view.process, ProcessView::Running { writable: true }) {
+        // Restored from a backup: it ends its recovery where it was told to.
+        return wait_briefly(Reason::Recovering { position: server.position });
+    }
+    if let Some(pause) = view.pre_promote_pause() {
+        return act(Action::StopStandby, Reason::PrePromoteRefused { pause });
+    }
     if view.permit_to_lead().is_none() {
         return wait_briefly(Reason::AwaitingRenewal);
+    }
+    if let Some(term) =
+        record.term().filter(|term| view.settings.pre_promote && view.memory.pre_promoted != Some(*term))
+    {
+        return act(Action::PrePromote { term }, Reason::PrePromote);
     }
     if let Some(term) = record.term()
         && let Some(decision) = sync::before_promotion(view, record, server, term)
@@ -66,15 +81,27 @@ fn as_follower(view: &ClusterView, record: &ClusterRecord, server: &ServerView, 
         let reason = Reason::StopToRewind { ours: server.position, shared, timeline: server.timeline };
         return act(Action::StopStandby, reason);
     }
-    if server.follows.as_ref() != Some(leader) {
-        if !record.members.contains_key(leader) {
+    let Some(upstream) = rejoin::upstream(view, record, leader) else {
+        let reason = Reason::ArchiveOnly { leader: leader.clone() };
+        let follows = server.follows.is_some() || server.follows_outside;
+        return if follows { act(Action::Follow { leader: None }, reason) } else { hold(view, reason) };
+    };
+    if server.follows.as_ref() != Some(&upstream) {
+        if !record.members.contains_key(&upstream) {
             // Where it listens is not known yet.
-            return wait_briefly(Reason::LeaderNotReady { leader: leader.clone() });
+            return wait_briefly(Reason::LeaderNotReady { leader: upstream });
         }
-        let reason = Reason::FollowNewLeader { leader: leader.clone() };
-        return act(Action::Follow { leader: Some(leader.clone()) }, reason);
+        let reason = if upstream == *leader {
+            Reason::FollowNewLeader { leader: upstream.clone() }
+        } else {
+            Reason::FollowByTag { upstream: upstream.clone() }
+        };
+        return act(Action::Follow { leader: Some(upstream) }, reason);
     }
-    hold(view, Reason::Following { leader: leader.clone(), streaming: server.streaming })
+    if !view.memory.slots_to_copy.is_empty() && server.streaming {
+        return act(Action::StopStandby, Reason::RestartForSlots { slots: view.memory.slots_to_copy.join(", ") });
+    }
+    hold(view, Reason::Following { leader: upstream, streaming: server.streaming })
 }
 
 fn race(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Decision {
@@ -83,7 +110,7 @@ fn race(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Deci
     }
     let judged = candidate::may_lead(view, record, server);
     let counted = sync_proof::in_force(record).is_some();
-    if counted && (server.receiving || server.follows.is_some()) {
+    if counted && (server.receiving || server.follows.is_some() || server.follows_outside) {
         // Votes count only when no more can be received: the former primary may still run somewhere, and a commit that
         // is confirmed to it now would be on no successor.
         return match judged {

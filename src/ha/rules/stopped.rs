@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::Initialize;
 use crate::ha::candidate;
-use crate::ha::decide::{Action, Decision, act, begin, start_standby, wait, wait_briefly};
+use crate::ha::decide::{Action, Decision, act, begin, start_standby, start_standby_leader, wait, wait_briefly};
 use crate::ha::reason::Reason;
 use crate::ha::rejoin::{self, Rejoin};
 use crate::ha::sync_proof;
@@ -58,12 +58,20 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, control: &ControlView, 
         let reason = Reason::BehindOwnCluster { ours: control.timeline, cluster: record.timeline() };
         return act(Action::ReleaseLeader { term }, reason);
     }
+    if let Some(outside) = &view.settings.standby_cluster {
+        return start_standby_leader(view, Reason::FollowOutside { outside: outside.clone() });
+    }
+    if let Some(pause) = view.pre_promote_pause() {
+        return act(Action::ReleaseLeader { term }, Reason::PrePromoteRefused { pause });
+    }
     if view.permit_to_lead().is_none() {
         return wait_briefly(Reason::AwaitingRenewal);
     }
     // The key was won by a standby that has not been promoted yet. Started as a primary it would go on in
     // the timeline of the former primary, and nobody could tell their histories apart afterwards.
-    if control.standby_signal || matches!(control.state, ControlState::InRecovery | ControlState::ShutDownInRecovery) {
+    // What a restored backup was when it was made says nothing.
+    let was_standby = matches!(control.state, ControlState::InRecovery | ControlState::ShutDownInRecovery);
+    if control.standby_signal || (was_standby && !record.is_being_created()) {
         return start_standby(view, None, Reason::StartToPromote);
     }
     // Another was the last to acknowledge commits: this data is no primary's to go on with.
@@ -164,22 +172,28 @@ fn as_follower(view: &ClusterView, record: &ClusterRecord, control: &ControlView
             && record.members.contains_key(leader)
             && !matches!(control.state, ControlState::ShutDown | ControlState::InProduction)
         {
-            return start_standby(view, Some(leader), Reason::JoinAsStandby { leader: Some(leader.clone()) });
+            return join(view, record, leader);
         }
         return wait_briefly(reason);
     }
     match rejoin::judge(control, &record.timeline_history(), leader) {
-        Rejoin::AsItIs => start_standby(view, Some(leader), Reason::JoinAsStandby { leader: Some(leader.clone()) }),
+        Rejoin::AsItIs => join(view, record, leader),
         Rejoin::Diverged(reason) => match &view.memory.rewind_failed {
             None if view.settings.use_pg_rewind => begin(view, Action::Rewind { from: leader.clone() }, reason),
-            None => copy(view, leader, "use_pg_rewind is off and the data has diverged".to_owned()),
-            Some(failed) => copy(view, leader, failed.clone()),
+            None => copy(view, record, leader, "use_pg_rewind is off and the data has diverged".to_owned()),
+            Some(failed) => copy(view, record, leader, failed.clone()),
         },
-        Rejoin::SameTimeline(why) => copy(view, leader, why),
+        Rejoin::SameTimeline(why) => copy(view, record, leader, why),
     }
 }
 
-fn copy(view: &ClusterView, leader: &NodeName, why: String) -> Decision {
-    let action = Action::Clone { from: leader.clone(), aside: Some(why.clone()) };
-    begin(view, action, Reason::CloneFrom { leader: leader.clone(), why })
+fn join(view: &ClusterView, record: &ClusterRecord, leader: &NodeName) -> Decision {
+    let upstream = rejoin::upstream(view, record, leader);
+    start_standby(view, upstream.as_ref(), Reason::JoinAsStandby { leader: upstream.clone() })
+}
+
+fn copy(view: &ClusterView, record: &ClusterRecord, leader: &NodeName, why: String) -> Decision {
+    let from = rejoin::copy_source(view, record, leader);
+    let action = Action::Clone { from: from.clone(), aside: Some(why.clone()) };
+    begin(view, action, Reason::CloneFrom { leader: from, why })
 }

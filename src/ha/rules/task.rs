@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::ha::decide::{Action, Decision, wait};
 use crate::ha::reason::Reason;
+use crate::ha::rejoin;
 use crate::ha::view::{ByHand, ClusterView, TaskKind};
 use crate::types::Fact;
 
@@ -17,10 +18,11 @@ pub(in crate::ha) fn running(view: &ClusterView) -> Option<Decision> {
         && !view.settings.pause
         && let Some(leader) = &record.leader
         && leader.value != *from
+        && !(task.kind == TaskKind::BaseBackup && rejoin::serves_copies(view, record, from))
     {
         return Some(cancel(Reason::FollowNewLeader { leader: leader.value.clone() }));
     }
-    if let Some(ByHand::Reinitialize { force: true, moved: false }) = view.memory.by_hand
+    if let Some(ByHand::Reinitialize { force: true, moved: false, .. }) = view.memory.by_hand
         && let Some(leader) = view.record.fresh().and_then(|record| record.leader.as_ref())
         && leader.value != view.me
     {

@@ -102,7 +102,7 @@ fn reads_spare_those_who_asked_for_it_and_those_too_far_behind() {
     let mut record = healthy();
     change(&mut record, "n2", |n2| drop(n2.tags.insert("noloadbalance".to_owned(), json!(true))));
     assert_eq!(names(&replica_targets(&record, None)), ["n3"]);
-    record.status = Some(at(5, 15, StatusRecord { optime: Lsn(5_000) }));
+    record.status = Some(at(5, 15, StatusRecord { optime: Lsn(5_000), ..StatusRecord::default() }));
     change(&mut record, "n3", |n3| n3.replay_lsn = Some(Lsn(3_000)));
     assert_eq!(names(&replica_targets(&record, Some(ByteSize(2_000)))), ["n3"]);
     assert_eq!(names(&replica_targets(&record, Some(ByteSize(1_999)))), Vec::<&str>::new());

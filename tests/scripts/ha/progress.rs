@@ -79,6 +79,7 @@ impl World {
             streaming: false,
             receiving: false,
             follows,
+            follows_outside: false,
             standbys: std::collections::BTreeMap::new(),
             synchronous_standby_names: String::new(),
             checkpoint_redo: Lsn(0),
@@ -87,6 +88,7 @@ impl World {
         self.view.process = ProcessView::Running { writable };
         self.view.memory.stopped_for_handover = None;
         self.view.memory.standby_starts.count = 0;
+        self.view.memory.slots_to_copy.clear();
         if let Some(ByHand::Restart { .. } | ByHand::Reinitialize { moved: true, .. }) = self.view.memory.by_hand {
             self.view.memory.by_hand = None;
         }
@@ -126,6 +128,18 @@ impl World {
                 }
                 self.created(ControlState::InRecovery, true);
             }
+            Action::CloneOutside => self.created(ControlState::InRecovery, true),
+            Action::PrePromote { term } => self.view.memory.pre_promoted = Some(term),
+            Action::FollowOutside => {
+                let server = self.server();
+                (server.follows, server.follows_outside) = (None, true);
+            }
+            Action::StartStandbyLeader => {
+                let control = self.control().expect("there is data to start");
+                (control.state, control.standby_signal) = (ControlState::InRecovery, true);
+                self.start(false, None);
+                self.server().follows_outside = true;
+            }
             Action::Rewind { .. } => self.created(ControlState::InRecovery, true),
             Action::StartStandby { follow } => {
                 let control = self.control().expect("there is data to start");
@@ -142,10 +156,14 @@ impl World {
                 let server = self.server();
                 (server.in_recovery, server.timeline.0) = (false, server.timeline.0 + 1);
             }
-            Action::Follow { leader } => self.server().follows = leader,
+            Action::Follow { leader } => {
+                let server = self.server();
+                (server.follows, server.follows_outside) = (leader, false);
+            }
             Action::StopReceiving => {
                 let server = self.server();
                 (server.follows, server.receiving, server.streaming) = (None, false, false);
+                server.follows_outside = false;
             }
             Action::Enforce { names } => self.enforce(names),
             Action::WriteSync { term, record, mod_revision } => {

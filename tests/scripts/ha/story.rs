@@ -5,12 +5,12 @@
 //! new-cluster n1 n2                it does not exist yet; no data anywhere
 //! leader n2 [term=100]             that one holds the leader key       leader none 2s    nobody, for 2 s
 //! history 1=0/3000                 timeline 1 ended there: the cluster is on timeline 2
-//! member n2 [state= role= timeline= nofailover=yes checkpoint=pending]    member n2 gone
+//! member n2 [state= role= timeline= nofailover=yes checkpoint=pending clonefrom=1 ...]    member n2 gone
 //! initialize none|running|8        optime 0/5000        request [from=n1] [to=n2] [due=no]    request none
 //! handover from=n1 to=n2 at=0/5000             damaged leader "why"    record fresh|stale 6s|unknown "why"
 //!
 //! primary at=0/5000 [timeline=1] [term=100]    this node runs, leads, and has a permit for 3 s
-//! standby at=0/5000 [timeline=1] [of=n2] [streaming=no] [replaying=yes]    this node runs as a standby
+//! standby at=0/5000 [timeline=1] [of=n2] [outside=yes] [streaming=no] [replaying=yes]    this node runs as a standby
 //! stopped clean|crashed|clean-standby|crashed-standby [at= reached= timeline= signal=yes exit=crash]
 //! data empty | foreign "why" | incomplete "why" | unreadable "why" | of 8
 //! process absent|crashed|standby|writable|stopping|unknown     server silent 3s | unknown "why"
@@ -40,7 +40,7 @@ use howdah::cluster::records::{
 use howdah::ha::sync_wish;
 use howdah::ha::view::{
     Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, Memory, PeerView, ProcessView,
-    ServerView, Settings, StandbyView, SyncMode, Synchronous, TaskKind, TaskView,
+    ServerView, Settings, StandbyView, SyncMode, Synchronous, TaskKind, TaskView, UpstreamTag,
 };
 use howdah::types::{Fact, LeaderPermit, LeaseId, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WalBytes, WallTime};
 
@@ -72,6 +72,10 @@ pub fn settings() -> Settings {
         pause: false,
         use_pg_rewind: true,
         nofailover: false,
+        failover_priority: 1,
+        upstream: UpstreamTag::Leader,
+        pre_promote: false,
+        standby_cluster: None,
         synchronous: Synchronous { mode: SyncMode::Off, strict: false, node_count: 1, maximum_lag: None },
     }
 }
@@ -195,7 +199,8 @@ impl Story {
                 }
             }
             "optime" => {
-                self.record.status = Some(versioned(StatusRecord { optime: lsn(&words.word()) }, 60));
+                self.record.status =
+                    Some(versioned(StatusRecord { optime: lsn(&words.word()), ..StatusRecord::default() }, 60));
             }
             "request" => {
                 let none = words.next().is_some_and(|word| word == "none");
@@ -291,9 +296,10 @@ impl Story {
         if let Some(nofailover) = words.yes("nofailover") {
             member.tags.insert("nofailover".into(), nofailover.into());
         }
-        for tag in ["nosync", "sync_priority"] {
+        for tag in ["nosync", "sync_priority", "failover_priority", "replicatefrom", "clonefrom"] {
             if let Some(value) = words.named(tag) {
-                member.tags.insert(tag.into(), value.parse::<i64>().map_or(value.into(), Into::into));
+                let number = value.parse::<i64>();
+                member.tags.insert(tag.into(), number.map_or_else(|_| value.clone().into(), Into::into));
             }
         }
         if words.named("checkpoint").is_some_and(|word| word == "pending") {
@@ -377,7 +383,8 @@ impl Story {
         let timeline = words.timeline().unwrap_or(TimelineId(1));
         let position = words.lsn("at").expect("it has a position");
         let follows = words.node("of");
-        let streaming = words.yes("streaming").unwrap_or(follows.is_some());
+        let follows_outside = words.yes("outside").unwrap_or(false);
+        let streaming = words.yes("streaming").unwrap_or(follows.is_some() || follows_outside);
         let replaying = words.yes("replaying").unwrap_or(false);
         let server = ServerView {
             in_recovery: !writable,
@@ -387,6 +394,7 @@ impl Story {
             streaming,
             receiving: streaming,
             follows,
+            follows_outside,
             standbys: std::collections::BTreeMap::new(),
             synchronous_standby_names: String::new(),
             checkpoint_redo: Lsn(0x1000),
@@ -457,6 +465,11 @@ impl Story {
             match key.as_str() {
                 "pause" => settings.pause = yes(&value),
                 "nofailover" => settings.nofailover = yes(&value),
+                "priority" => settings.failover_priority = value.parse().unwrap(),
+                "replicatefrom" => settings.upstream = UpstreamTag::Member(node(&value)),
+                "nostream" => settings.upstream = if yes(&value) { UpstreamTag::Archive } else { UpstreamTag::Leader },
+                "pre-promote" => settings.pre_promote = yes(&value),
+                "outside" => settings.standby_cluster = (value != "none").then(|| value.clone()),
                 "rewind" => settings.use_pg_rewind = yes(&value),
                 "lag" => settings.maximum_lag_on_failover = WalBytes(value.parse().unwrap()),
                 "ttl" => settings.ttl = span(&value),
@@ -490,6 +503,9 @@ impl Story {
                 "wal" => memory.wal_advanced_at = Some(ago()),
                 "catching-up" => memory.catching_up_since = Some(ago()),
                 "starting" => memory.starting_since = Some(ago()),
+                "slots" => memory.slots_to_copy = vec![value.clone()],
+                "pre-promoted" => memory.pre_promoted = Some(Term(value.parse().unwrap())),
+                "pre-promote-failed" => memory.pre_promote_failed = Some(ago()),
                 "checkpointed" => memory.checkpointed_for = Some(value.parse().unwrap()),
                 "ending" => memory.ending_term = Some(Term(value.parse().unwrap())),
                 "rewind-failed" => memory.rewind_failed = Some(value.clone()),
@@ -498,8 +514,8 @@ impl Story {
                 "failed-tasks" => memory.failed_tasks = attempts(),
                 "restart" => memory.by_hand = Some(ByHand::Restart { stopped: value == "stopped" }),
                 "new-copy" => {
-                    let (force, moved) = (value == "forced", value == "moved");
-                    memory.by_hand = Some(ByHand::Reinitialize { force, moved });
+                    let (force, moved, from_leader) = (value == "forced", value == "moved", value == "from-leader");
+                    memory.by_hand = Some(ByHand::Reinitialize { force, from_leader, moved });
                 }
                 "starts" => {
                     let Attempts { count, last } = attempts();

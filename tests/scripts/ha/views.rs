@@ -12,7 +12,7 @@ use howdah::cluster::records::{
 };
 use howdah::ha::view::{
     Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, Memory, PeerView, ProcessView,
-    ServerView, StandbyView, SyncMode, Synchronous, TaskKind, TaskView,
+    ServerView, StandbyView, SyncMode, Synchronous, TaskKind, TaskView, UpstreamTag,
 };
 use howdah::ha::{Action, Decision, PgStep, RecordStep, Step, decide, plan};
 use howdah::types::{Fact, LeaderPermit, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WallTime};
@@ -22,9 +22,6 @@ use proptest::prelude::*;
 
 use crate::story::{settings, versioned};
 use crate::words::node;
-
-/// A new copy was asked for, whatever runs now.
-const FORCED: ByHand = ByHand::Reinitialize { force: true, moved: false };
 
 /// The moment of every view.
 const NOW: Mono = Mono(1_000_000_000_000);
@@ -60,9 +57,9 @@ prop_compose! {
         role in prop::sample::select(vec!["primary", "replica", "uninitialized"]),
         timeline in option::of(timeline()),
         checkpoint_after_promote in option::of(any::<bool>()),
-        nofailover in any::<bool>(),
+        (nofailover, clonefrom) in any::<(bool, bool)>(),
     ) -> MemberRecord {
-        let tags = BTreeMap::from([("nofailover".to_owned(), nofailover.into())]);
+        let tags = BTreeMap::from([("nofailover".to_owned(), nofailover.into()), ("clonefrom".to_owned(), clonefrom.into())]);
         let (state, role) = (state.to_owned(), role.to_owned());
         MemberRecord { state, role, timeline, checkpoint_after_promote, tags, ..MemberRecord::default() }
     }
@@ -101,7 +98,7 @@ prop_compose! {
             initialize: initialize.map(|value| versioned(value, 5)),
             leader: leader.map(|(name, term)| versioned(name, term)),
             members: members.into_iter().map(|(name, member)| (name, versioned(member, 10))).collect(),
-            status: status.map(|optime| versioned(StatusRecord { optime }, 60)),
+            status: status.map(|optime| versioned(StatusRecord { optime, ..StatusRecord::default() }, 60)),
             failover: failover.map(|(leader, member)| {
                 versioned(FailoverRecord { leader, member, scheduled_at: None }, 77)
             }),
@@ -178,7 +175,7 @@ prop_compose! {
         position in position(),
         (streaming, receiving) in (any::<bool>(), any::<bool>()),
         replaying in any::<bool>(),
-        follows in option::of(name()),
+        (follows, follows_outside) in (option::of(name()), prop::bool::weighted(0.1)),
         standbys in btree_map(name(), (any::<bool>(), position(), any::<bool>()), 0..3),
         names in names(),
         checkpoint_redo in position(),
@@ -189,7 +186,7 @@ prop_compose! {
             .collect();
         let synchronous_standby_names = names.to_owned();
         ServerView {
-            in_recovery, timeline, position, replaying, streaming, receiving, follows, standbys,
+            in_recovery, timeline, position, replaying, streaming, receiving, follows, follows_outside, standbys,
             synchronous_standby_names, checkpoint_redo,
         }
     }
@@ -211,7 +208,11 @@ prop_compose! {
 fn by_hand() -> impl Strategy<Value = ByHand> {
     prop_oneof![
         any::<bool>().prop_map(|stopped| ByHand::Restart { stopped }),
-        any::<(bool, bool)>().prop_map(|(force, moved)| ByHand::Reinitialize { force, moved }),
+        any::<(bool, bool, bool)>().prop_map(|(force, from_leader, moved)| ByHand::Reinitialize {
+            force,
+            from_leader,
+            moved
+        }),
     ]
 }
 
@@ -231,12 +232,14 @@ prop_compose! {
         (by_hand, commit_rule) in (
             option::weighted(0.2, by_hand()), option::of((names(), ago(), position(), option::of(position()))),
         ),
+        (pre_promote_failed, slot_to_copy) in (option::weighted(0.1, ago()), prop::bool::weighted(0.1)),
     ) -> Memory {
         let attempts = |(count, last)| Attempts { count, last };
         let (standby_starts, failed_tasks) = (attempts(standby_starts), attempts(failed_tasks));
         let commit_rule = commit_rule.map(|(names, since, seen, from)| InForce { names: names.to_owned(), since, seen, from });
         Memory {
-            standbys_seen: BTreeMap::new(), commit_rule,
+            standbys_seen: BTreeMap::new(), commit_rule, pre_promoted: None, pre_promote_failed,
+            slots_to_copy: if slot_to_copy { vec!["cdc".to_owned()] } else { Vec::new() },
             leaderless_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
             catching_up_since, ending_term, starting_since, standby_starts, failed_tasks, by_hand,
         }
@@ -264,8 +267,14 @@ prop_compose! {
         synchronous in (
             prop::sample::select(vec![SyncMode::Off, SyncMode::On, SyncMode::Quorum]), any::<bool>(), 1..3_usize,
         ),
+        place in (
+            prop::sample::select(vec![UpstreamTag::Leader, UpstreamTag::Leader, UpstreamTag::Member(node("n2")), UpstreamTag::Archive]),
+            0..3_u32, prop::bool::weighted(0.2), prop::bool::weighted(0.1),
+        ),
     ) -> ClusterView {
         let mut settings = settings();
+        (settings.upstream, settings.failover_priority, settings.pre_promote) = (place.0, place.1, place.2);
+        settings.standby_cluster = place.3.then(|| "10.1.0.1:5432".to_owned());
         let (pause, shutting_down, request_due, nofailover, use_pg_rewind) = switches;
         (settings.pause, settings.use_pg_rewind) = (pause, use_pg_rewind);
         settings.nofailover = nofailover && use_pg_rewind;
@@ -384,7 +393,10 @@ impl Case<'_> {
         if named || (by_hand && view.request_due) {
             return;
         }
-        assert!(!server.receiving && server.follows.is_none(), "what may still grow is not counted");
+        assert!(
+            !server.receiving && server.follows.is_none() && !server.follows_outside,
+            "what may still grow is not counted"
+        );
         if sync.leader.as_ref() == Some(me) {
             return;
         }
@@ -419,7 +431,12 @@ impl Case<'_> {
     fn the_key_is_given_back_by_a_stopped_leader_only(&self) {
         for step in &self.record {
             match step {
-                RecordStep::ReleaseLeader { .. } => assert!(self.absent() && self.leads()),
+                RecordStep::ReleaseLeader { .. } => {
+                    let never_wrote = self.view.settings.standby_cluster.is_some()
+                        && matches!(self.view.process, ProcessView::Running { writable: false })
+                        && self.view.server.fresh().is_some_and(|server| server.in_recovery);
+                    assert!((self.absent() || never_wrote) && self.leads());
+                }
                 RecordStep::HandOver { to, shutdown_lsn, .. } => {
                     assert!(self.absent() && self.leads());
                     let peer = self.view.peers[to].fresh().expect("the successor has answered");
@@ -435,14 +452,19 @@ impl Case<'_> {
             let asked = |by_hand: fn(&ByHand) -> bool| self.view.memory.by_hand.is_some_and(|asked| by_hand(&asked));
             let fence_only = |step: &&PgStep| match step {
                 PgStep::Fence => true,
-                PgStep::CancelTask => self.view.shutting_down || asked(|by_hand| *by_hand == FORCED),
+                PgStep::CancelTask => {
+                    self.view.shutting_down
+                        || asked(|by_hand| matches!(by_hand, ByHand::Reinitialize { force: true, .. }))
+                }
                 PgStep::Checkpoint { .. } => asked(|by_hand| matches!(by_hand, ByHand::Restart { .. })),
                 PgStep::MoveAside { .. } | PgStep::BaseBackup { .. } => {
                     asked(|by_hand| matches!(by_hand, ByHand::Reinitialize { .. }))
                 }
-                PgStep::Stop { .. } | PgStep::Configure { .. } | PgStep::StartStandby | PgStep::StartPrimary { .. } => {
-                    asked(|_| true)
-                }
+                PgStep::Stop { .. }
+                | PgStep::Configure { .. }
+                | PgStep::ConfigureOutside
+                | PgStep::StartStandby
+                | PgStep::StartPrimary { .. } => asked(|_| true),
                 _ => false,
             };
             assert!(self.pg.iter().all(fence_only) && self.record.is_empty());
@@ -464,10 +486,18 @@ impl Case<'_> {
                     assert!(self.view.permit_to_lead().is_some());
                     assert_ne!(self.view.memory.ending_term, self.view.permit.map(|permit| permit.term));
                 }
+                PgStep::BaseBackupOutside => {
+                    assert!(self.absent() && self.leads() && self.view.data_dir == DataDirView::Empty);
+                    assert!(self.view.settings.standby_cluster.is_some());
+                }
                 PgStep::BaseBackup { from } | PgStep::Rewind { from } => {
                     let record = self.view.record.fresh().expect("the leader is known now");
                     let done = record.initialize.as_ref().is_some_and(|i| matches!(i.value, Initialize::Done(_)));
-                    assert!(self.absent() && done && *from != self.view.me && record.is_leader(from));
+                    let offers = record.members.get(from).is_some_and(|member| {
+                        let healthy = member.value.role == "replica" && member.value.state == "running";
+                        healthy && member.value.has_tag("clonefrom") && matches!(step, PgStep::BaseBackup { .. })
+                    });
+                    assert!(self.absent() && done && *from != self.view.me && (record.is_leader(from) || offers));
                 }
                 PgStep::MoveAside { .. } => {
                     let replaced = self.pg.iter().any(|step| matches!(step, PgStep::BaseBackup { .. }));
