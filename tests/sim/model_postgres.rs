@@ -233,6 +233,11 @@ impl World {
 
     /// A checkpoint that somebody waits for.
     pub fn pg_checkpoint(&mut self, node: usize) {
+        if self.nodes[node].pg.proc != Proc::Running || !self.nodes[node].pg.up {
+            // Nobody to ask: an error, and asked again.
+            self.nodes[node].agent.checkpointing = false;
+            return;
+        }
         self.settle(node);
         self.nodes[node].pg.sync.checkpoint_began = self.data(node).tip.1;
         self.sync_checkpointer_reads(node);
