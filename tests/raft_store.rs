@@ -14,6 +14,8 @@ mod damage;
 mod leases;
 #[path = "raft_store/membership.rs"]
 mod membership;
+#[path = "raft_store/power.rs"]
+mod power;
 #[path = "raft_store/storage.rs"]
 mod storage;
 #[path = "raft_store/torture.rs"]

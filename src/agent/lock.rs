@@ -17,7 +17,9 @@ use tracing::{debug, info, warn};
 
 use crate::cluster::keys::{Key, KeySpace};
 use crate::guardian::client::Guardian;
-use crate::kv::command::{Command, PutRequest, RequestOp, Response, TxnRequest};
+use crate::kv::command::{
+    Command, Compare, CompareResult, CompareTarget, PutRequest, RequestOp, Response, ResponseOp, TxnRequest,
+};
 use crate::raft::{KeyGuard, RenewOutcome, Store};
 use crate::telemetry::clock;
 use crate::types::{LeaderPermit, LeaseId, Mono, NodeName, Term};
@@ -96,6 +98,57 @@ pub fn next_permit(
     (!longer).then_some(offered)
 }
 
+/// A change of the lease that the leader key hangs on. Its outcome may be unknown for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moving {
+    /// The term whose key moves.
+    pub term: Term,
+    /// From this lease.
+    pub from: LeaseId,
+    /// To this one.
+    pub to: LeaseId,
+    /// The lifetime of the new lease.
+    pub ttl: Duration,
+}
+
+impl Moving {
+    /// The transaction: `leader` is the leader key, `me` its value. It keeps the term.
+    ///
+    /// It says from where: one that is carried out only when its asker has long given up and gone on must not bring the
+    /// key to a lease that nobody renews any more.
+    pub fn txn(&self, leader: &[u8], me: &NodeName) -> TxnRequest {
+        let compare =
+            |target| Compare { key: leader.to_vec(), range_end: Vec::new(), result: CompareResult::Equal, target };
+        let put = |lease| {
+            RequestOp::Put(PutRequest {
+                key: leader.to_vec(),
+                value: me.as_str().as_bytes().to_vec(),
+                lease,
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            })
+        };
+        TxnRequest {
+            compare: vec![compare(CompareTarget::Create(self.term.0)), compare(CompareTarget::Lease(self.from))],
+            success: vec![put(self.to)],
+            // Asked again after it had been done.
+            failure: vec![RequestOp::Txn(TxnRequest {
+                compare: vec![compare(CompareTarget::Create(self.term.0)), compare(CompareTarget::Lease(self.to))],
+                success: vec![put(self.to)],
+                failure: Vec::new(),
+            })],
+        }
+    }
+
+    /// Whether the key hangs on the new lease after this answer to [`Moving::txn`].
+    pub fn is_done(answer: &Response) -> bool {
+        let Response::Txn(answer) = answer else { return false };
+        let before = answer.responses.first();
+        answer.succeeded || matches!(before, Some(ResponseOp::Txn(before)) if before.succeeded)
+    }
+}
+
 impl LockState {
     /// Without a permit of a term that this node has given up.
     pub fn less_given_up(mut self, given_up: i64) -> Self {
@@ -120,6 +173,7 @@ impl Lock {
             guardian: guardian_rx,
             lease_ttl: Duration::ZERO,
             refused_since: None,
+            moving: None,
         };
         tokio::spawn(keeper.run(poke.clone()));
         Self { state, wanted, ttl, guardian, released: Arc::new(AtomicI64::new(0)), poke }
@@ -184,6 +238,8 @@ struct Keeper {
     lease_ttl: Duration,
     /// Since when the guardian has refused every permit.
     refused_since: Option<Mono>,
+    /// The leader key may have moved to another lease, or may still do so.
+    moving: Option<Moving>,
 }
 
 impl Keeper {
@@ -208,12 +264,17 @@ impl Keeper {
     }
 
     async fn round(&mut self) -> Result<(), String> {
+        if let Some(moving) = self.moving {
+            self.finish_move(moving).await?;
+        }
+        // Read once: a permit of the old length and a move to a shorter lease must not come out of one round.
+        let ttl = *self.ttl.borrow();
         let lease = match self.state.borrow().lease {
             Some(lease) => Some(lease),
             None => self.find_lease(),
         };
         let Some(lease) = lease else { return self.grant().await };
-        if self.refused_since.is_some_and(|since| *self.ttl.borrow() < clock::now().since(since)) {
+        if self.refused_since.is_some_and(|since| ttl < clock::now().since(since)) {
             return self.let_go(lease).await;
         }
         let wanted = *self.wanted.borrow();
@@ -221,9 +282,9 @@ impl Keeper {
         let guard = wanted.map(|term| KeyGuard { key: self.config.space.key(&Key::Leader), create_revision: term.0 });
         let outcome = self.config.store.lease_renew(lease, guard, ATTEMPT).await.map_err(|e| e.to_string())?;
         match (outcome, wanted) {
-            (RenewOutcome::Renewed { ttl }, Some(term)) => {
+            (RenewOutcome::Renewed { ttl: granted }, Some(term)) => {
                 let held = self.state.borrow().permit;
-                let Some(offered) = next_permit(held, term, asked_at, ttl, *self.ttl.borrow()) else {
+                let Some(offered) = next_permit(held, term, asked_at, granted, ttl) else {
                     self.state.send_modify(|state| {
                         state.lease = Some(lease);
                         state.last_contact = Some(asked_at);
@@ -232,18 +293,25 @@ impl Keeper {
                 };
                 self.publish_permit(lease, offered, asked_at).await?;
                 if self.lease_ttl == Duration::ZERO {
-                    self.lease_ttl = ttl;
+                    self.lease_ttl = granted;
                 }
             }
-            (RenewOutcome::Renewed { ttl }, None) => {
+            (RenewOutcome::Renewed { ttl: granted }, None) => {
                 if self.lease_ttl == Duration::ZERO {
-                    self.lease_ttl = ttl;
+                    self.lease_ttl = granted;
                 }
                 self.drop_permit(Some(lease), asked_at);
             }
             (RenewOutcome::GuardBroken, term) => {
+                // The key may have been taken just when the lease was replaced.
+                if let Some(other) = term.and_then(|term| self.lease_under_key(term)).filter(|other| *other != lease) {
+                    self.lease_ttl = Duration::ZERO;
+                    self.drop_permit(Some(other), asked_at);
+                    return Err("the leader key hangs on another lease of this node".to_owned());
+                }
                 info!(term = term.map_or(0, |t| t.0), "the leader key is no longer this node's in that term");
                 self.drop_permit(Some(lease), asked_at);
+                return Ok(());
             }
             (RenewOutcome::LeaseGone, _) => {
                 if self.state.borrow().lease.is_some() {
@@ -253,7 +321,7 @@ impl Keeper {
                 return self.grant().await;
             }
         }
-        self.change_ttl(lease, wanted).await
+        self.change_ttl(lease, wanted, ttl).await
     }
 
     /// A guardian that takes no permit makes this node useless as a leader: the lease is left to end, so that another
@@ -304,6 +372,15 @@ impl Keeper {
         })
     }
 
+    /// The lease on which this node's leader key of `term` hangs, as far as is known here.
+    fn lease_under_key(&self, term: Term) -> Option<LeaseId> {
+        self.config.store.read(|kv| {
+            let pair = kv.get(&self.config.space.key(&Key::Leader))?;
+            let ours = pair.create_revision == term.0 && pair.value == self.config.me.as_str().as_bytes();
+            (ours && pair.lease != LeaseId(0)).then_some(pair.lease)
+        })
+    }
+
     async fn grant(&mut self) -> Result<(), String> {
         let ttl = *self.ttl.borrow();
         let asked_at = clock::now();
@@ -317,46 +394,98 @@ impl Keeper {
     }
 
     /// A new ttl needs a new lease. The leader key moves over in one transaction and keeps its term.
-    async fn change_ttl(&mut self, old: LeaseId, wanted: Option<Term>) -> Result<(), String> {
-        let ttl = *self.ttl.borrow();
+    async fn change_ttl(&mut self, old: LeaseId, wanted: Option<Term>, ttl: Duration) -> Result<(), String> {
         if self.lease_ttl == ttl {
             return Ok(());
         }
         let lease = self.config.store.lease_grant(ttl, ATTEMPT).await.map_err(|e| e.to_string())?;
-        if let Some(term) = wanted {
-            let txn = self.move_leader_key(lease, term);
-            match self.config.store.propose(Command::Txn(txn), ATTEMPT).await.map_err(|e| e.to_string())? {
-                Response::Txn(txn) if txn.succeeded => (),
-                _ => return Err("the leader key is no longer this node's".to_owned()),
+        match wanted {
+            Some(term) => self.move_leader_key(Moving { term, from: old, to: lease, ttl }).await,
+            None => {
+                self.has_moved(lease, ttl);
+                Ok(())
             }
         }
-        info!(ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX), "lease replaced for the new ttl");
-        self.lease_ttl = ttl;
-        self.state.send_modify(|state| state.lease = Some(lease));
-        // The old lease carries the member key until it is published again; it ends by itself.
-        debug!(%old, "the old lease ends by itself");
+    }
+
+    /// As long as it is not known on which lease the key hangs, or will, no permit is renewed: the old lease may be the
+    /// wrong one already, and the new one must not end before the last permit.
+    async fn finish_move(&mut self, moving: Moving) -> Result<(), String> {
+        match self.config.store.lease_renew(moving.to, None, ATTEMPT).await.map_err(|e| e.to_string())? {
+            RenewOutcome::Renewed { .. } => self.move_leader_key(moving).await,
+            // No key can move to a lease that is gone.
+            RenewOutcome::LeaseGone | RenewOutcome::GuardBroken => {
+                self.moving = None;
+                Ok(())
+            }
+        }
+    }
+
+    async fn move_leader_key(&mut self, moving: Moving) -> Result<(), String> {
+        self.moving = Some(moving);
+        let txn = moving.txn(&self.config.space.key(&Key::Leader), &self.config.me);
+        let answer = self.config.store.propose(Command::Txn(txn), ATTEMPT).await.map_err(|e| e.to_string())?;
+        self.moving = None;
+        if !Moving::is_done(&answer) {
+            return Err("the leader key is no longer this node's".to_owned());
+        }
+        self.has_moved(moving.to, moving.ttl);
         Ok(())
     }
 
-    fn move_leader_key(&self, lease: LeaseId, term: Term) -> TxnRequest {
-        use crate::kv::command::{Compare, CompareResult, CompareTarget};
-        let key = self.config.space.key(&Key::Leader);
-        TxnRequest {
-            compare: vec![Compare {
-                key: key.clone(),
-                range_end: Vec::new(),
-                result: CompareResult::Equal,
-                target: CompareTarget::Create(term.0),
-            }],
-            success: vec![RequestOp::Put(PutRequest {
-                key,
-                value: self.config.me.as_str().as_bytes().to_vec(),
-                lease,
-                prev_kv: false,
-                ignore_value: false,
-                ignore_lease: false,
-            })],
-            failure: Vec::new(),
-        }
+    fn has_moved(&mut self, lease: LeaseId, ttl: Duration) {
+        info!(ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX), "lease replaced for the new ttl");
+        self.lease_ttl = ttl;
+        // The old lease carries the member key until it is published again; it ends by itself.
+        self.state.send_modify(|state| state.lease = Some(lease));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::State;
+
+    const LEADER: &[u8] = b"/service/test/leader";
+
+    fn granted(state: &mut State, id: i64) -> LeaseId {
+        state.apply(&Command::LeaseGrant { id: LeaseId(id), ttl_ms: 5000 }).response.expect("granted");
+        LeaseId(id)
+    }
+
+    fn apply(state: &mut State, moving: &Moving, me: &NodeName) -> bool {
+        let answer = state.apply(&Command::Txn(moving.txn(LEADER, me))).response;
+        answer.is_ok_and(|answer| Moving::is_done(&answer))
+    }
+
+    #[test]
+    fn a_move_that_comes_late_changes_nothing() {
+        let me: NodeName = "n1".parse().expect("valid");
+        let mut state = State::new();
+        let leases = [1, 2, 3].map(|id| granted(&mut state, id));
+        let put = PutRequest {
+            key: LEADER.to_vec(),
+            value: b"n1".to_vec(),
+            lease: leases[0],
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
+        };
+        let taken = TxnRequest { success: vec![RequestOp::Put(put)], ..TxnRequest::default() };
+        state.apply(&Command::Txn(taken)).response.expect("taken");
+        let term = Term(state.get(LEADER).expect("there").create_revision);
+        let ttl = Duration::from_secs(5);
+        let first = Moving { term, from: leases[0], to: leases[1], ttl };
+        let second = Moving { term, from: leases[1], to: leases[2], ttl };
+        assert!(apply(&mut state, &first, &me));
+        assert!(apply(&mut state, &first, &me), "asked again, it says that it is done");
+        assert!(apply(&mut state, &second, &me));
+        assert!(!apply(&mut state, &first, &me), "the first once more, when the key has gone on");
+        assert_eq!(state.get(LEADER).expect("there").lease, leases[2]);
+        assert_eq!(state.get(LEADER).expect("there").create_revision, term.0, "still the same leadership");
+        state.apply(&Command::LeasesExpire { ids: vec![leases[1]] });
+        let back = Moving { term, from: leases[2], to: leases[1], ttl };
+        assert!(!apply(&mut state, &back, &me), "nothing moves to a lease that is gone");
+        assert!(state.get(LEADER).is_some());
     }
 }

@@ -301,7 +301,7 @@ pub fn peers_matter(
 pub fn process_view(status: &GuardianStatus) -> ProcessView {
     match status.link {
         Link::Attached => (),
-        Link::Reconnecting | Link::Gone | Link::Replaced => return ProcessView::Unknown,
+        Link::Starting | Link::Reconnecting | Link::Gone | Link::Replaced => return ProcessView::Unknown,
     }
     match &status.postgres {
         PostgresProcess::Absent if 0 < status.leftovers => ProcessView::Stopping,

@@ -2,9 +2,10 @@
 //! leader race and for the proof of a hand-over.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -18,6 +19,10 @@ use crate::types::{Fact, Lsn, NodeName, TimelineId};
 
 /// A member that has not answered by then is taken as unreachable.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+/// Asked again then, on another connection: TCP repeats the first packet of a connection only after a second, and a member
+/// that seems silent counts for nothing in a race.
+const AGAIN: Duration = Duration::from_millis(150);
 
 /// No honest answer is longer.
 const ANSWER_LIMIT: usize = 16 * 1024;
@@ -75,7 +80,7 @@ impl Peers {
     /// Asks all of `addresses` at once. Every one gets an entry; silence is `Unknown` with its cause.
     pub async fn ask(&self, addresses: BTreeMap<NodeName, String>) -> BTreeMap<NodeName, Fact<PeerView>> {
         let questions = addresses.into_iter().map(|(name, address)| async move {
-            let answer = match tokio::time::timeout(PATIENCE, self.one(&name, &address)).await {
+            let answer = match tokio::time::timeout(PATIENCE, self.twice(&name, &address)).await {
                 Ok(Ok(position)) => Fact::Fresh(PeerView {
                     writable: position.writable,
                     promotable: position.promotable,
@@ -90,6 +95,19 @@ impl Peers {
             (name, answer)
         });
         join_all(questions).await.into_iter().collect()
+    }
+
+    /// A refusal is an answer; only silence is asked again.
+    async fn twice(&self, name: &NodeName, address: &str) -> Result<Position, String> {
+        let first = pin!(self.one(name, address));
+        let second = pin!(async {
+            tokio::time::sleep(AGAIN).await;
+            self.one(name, address).await
+        });
+        match select(first, second).await {
+            Either::Left((answer, _)) | Either::Right((answer @ Ok(_), _)) => answer,
+            Either::Right((Err(_), first)) => first.await,
+        }
     }
 
     async fn one(&self, name: &NodeName, address: &str) -> Result<Position, String> {

@@ -322,12 +322,74 @@ pub fn promotable(view: &ClusterView) -> bool {
 
 /// Whether the data here takes part in a leader race, now or as soon as PostgreSQL answers: others wait for it a
 /// little. Not when nothing comes of its starts.
+///
+/// A pause says nothing about the data: the members learn of its end one after the other, and one that knows must not
+/// pass over another that has more and does not know yet.
 pub fn candidate(view: &ClusterView) -> bool {
     !view.settings.nofailover
-        && !view.settings.pause
         && !view.shutting_down
         && view.task.is_none()
         && view.memory.standby_starts.count <= PATIENT_STARTS
         && matches!(view.process, ProcessView::Running { .. } | ProcessView::Absent { .. })
         && matches!(view.data_dir, DataDirView::Present(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::ClusterSettings;
+    use crate::ha::view::{ControlState, ControlView, Memory, Settings};
+    use crate::types::{Lsn, Mono, SystemId, TimelineId, WalBytes};
+
+    /// A stopped standby with data.
+    fn view() -> ClusterView {
+        let config = ClusterSettings::default();
+        let control = ControlView {
+            system_id: SystemId(1),
+            state: ControlState::InRecovery,
+            timeline: TimelineId(1),
+            checkpoint: Lsn(1000),
+            min_recovery_end: Lsn(2000),
+            standby_signal: true,
+        };
+        ClusterView {
+            now: Mono(0),
+            me: "n1".parse().expect("valid"),
+            settings: Settings {
+                ttl: config.ttl,
+                loop_wait: config.loop_wait,
+                maximum_lag_on_failover: WalBytes(config.maximum_lag_on_failover.0),
+                primary_start_timeout: config.primary_start_timeout,
+                pause: false,
+                use_pg_rewind: true,
+                nofailover: false,
+                synchronous: crate::agent::observe::synchronous(&config),
+            },
+            record: Fact::unknown("not read"),
+            request_due: true,
+            data_dir: DataDirView::Present(control),
+            process: ProcessView::Absent { crashed: true },
+            server: Fact::unknown("it does not run"),
+            permit: None,
+            guardian_permit: None,
+            peers: BTreeMap::new(),
+            task: None,
+            shutting_down: false,
+            memory: Memory::default(),
+        }
+    }
+
+    /// Found by the simulation (seed 700098): the first member to learn of a pause's end passed over another that had more
+    /// WAL and did not know of it yet.
+    #[test]
+    fn a_pause_says_nothing_about_what_the_data_is_worth() {
+        let mut view = view();
+        assert!(candidate(&view));
+        view.settings.pause = true;
+        assert!(candidate(&view));
+        view.settings.nofailover = true;
+        assert!(!candidate(&view));
+    }
 }

@@ -55,6 +55,9 @@ impl Default for GuardianStatus {
 pub enum Link {
     /// Connected, and the one whose requests count.
     Attached,
+    /// Connected, and a start was asked for that has not been answered. However long ago that was, it is carried out as
+    /// soon as the guardian comes to it: what runs cannot be known before the answer.
+    Starting,
     /// The connection broke; the client is trying again. The rest of the status is the last one heard.
     Reconnecting,
     /// No guardian runs any more. It took PostgreSQL with it; `Guardian::attach` starts a new one, which

@@ -148,6 +148,33 @@ fn remove_leftovers(log: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+fn open_log(log: &Path) -> Result<(sled::Db, sled::Tree, sled::Tree), String> {
+    guarded(|| {
+        let config = sled::Config::new().path(log).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = config.open()?;
+        let ring = db.open_tree("ring")?;
+        let meta = db.open_tree("meta")?;
+        Ok((db, ring, meta))
+    })
+}
+
+/// Whether nothing in `dir` speaks of a store that was ever finished: no snapshot, and no more than the one commit with
+/// which a creation ends.
+fn never_used(dir: &Path) -> Result<bool, Error> {
+    let witness = match fs::read(dir.join("WITNESS")) {
+        Ok(bytes) => codec::unseal(b"witness", &bytes).ok().and_then(|number| number.try_into().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(file_error("read file", &dir.join("WITNESS"))(error)),
+    };
+    let snapshots = dir.join("snapshots");
+    let snapshot = match fs::read_dir(&snapshots) {
+        Ok(mut list) => list.next().is_some(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(file_error("list directory", &snapshots)(error)),
+    };
+    Ok(!snapshot && witness.map_or(0, u64::from_le_bytes) <= 1)
+}
+
 /// Runs sled code, which may panic on damaged files.
 fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -215,14 +242,16 @@ impl Disk {
         fs::create_dir_all(&log).map_err(file_error("create directory", &log))?;
         remove_leftovers(&log)?;
         let unreadable = |what: String| damaged(dir, db_path.clone(), what);
-        let (db, ring, meta) = guarded(|| {
-            let config = sled::Config::new().path(&log).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-            let db = config.open()?;
-            let ring = db.open_tree("ring")?;
-            let meta = db.open_tree("meta")?;
-            Ok((db, ring, meta))
-        })
-        .map_err(unreadable)?;
+        let opened = match open_log(&log) {
+            // The power failed while the store was being created: nobody has been promised anything yet.
+            Err(_) if !finished && never_used(dir)? => {
+                fs::remove_dir_all(&log).map_err(file_error("remove directory", &log))?;
+                fs::create_dir_all(&log).map_err(file_error("create directory", &log))?;
+                open_log(&log)
+            }
+            opened => opened,
+        };
+        let (db, ring, meta) = opened.map_err(unreadable)?;
         let file = File::open(&db_path).map_err(file_error("open file", &db_path))?;
         let witness_path = dir.join("WITNESS");
         let witness = OpenOptions::new()
@@ -265,6 +294,9 @@ impl Disk {
         }
         self.write(&Batch::default())?;
         self.sync()?;
+        // sled writes a file of settings beside its log and leaves it to the kernel: without it nothing can be read.
+        let settings = self.dir.join("log").join("conf");
+        File::open(&settings).and_then(|file| file.sync_all()).map_err(file_error("sync file", &settings))?;
         sync_dir(&self.dir.join("log"))?;
         sync_dir(&self.dir)?;
         self.dir.parent().filter(|p| !p.as_os_str().is_empty()).map_or(Ok(()), sync_dir)?;

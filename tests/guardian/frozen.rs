@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use howdah::guardian::Link;
+use howdah::agent::observe::process_view;
+use howdah::guardian::{Link, StartMode};
+use howdah::ha::view::ProcessView;
 use howdah::telemetry::clock::now;
 use howdah::types::LeaderPermit;
 use rustix::process::Signal;
@@ -134,6 +136,25 @@ async fn a_permit_that_waited_in_the_socket_past_the_deadline_comes_too_late() {
     let over = |status: &howdah::guardian::GuardianStatus| crate::world::exited(status) || status.link == Link::Gone;
     status_until(&mut status, "it is over", over).await;
     until("nothing is left", async || world.tenants().is_empty()).await;
+}
+
+/// Found by the simulation (seed 501914): the agent went on as if nothing ran, and rewound the directory in which
+/// PostgreSQL was started when the guardian came to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_in_the_socket_leaves_open_what_runs() {
+    let world = World::new().await;
+    let (guardian, mut status) = world.attach().await;
+    world.put("standby.signal", "");
+    let keeper = i32::try_from(guardian.status().pid).unwrap();
+    send(keeper, Signal::STOP);
+    until("it is stopped", async || stopped(keeper)).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(300), guardian.start(world.request(StartMode::Standby)));
+    assert!(given_up.await.is_err(), "a stopped guardian answers nothing");
+    assert_eq!(process_view(&guardian.status()), ProcessView::Unknown, "{:?}", guardian.status());
+    send(keeper, Signal::CONT);
+    status_until(&mut status, "the start is answered", |status| status.link == Link::Attached).await;
+    assert_eq!(process_view(&guardian.status()), ProcessView::Running { writable: false }, "it was carried out");
+    assert!(alive(postmaster(&guardian.status())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

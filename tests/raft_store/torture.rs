@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use howdah::raft::internals::{Batch, Disk, Entry, Fact, LogId, LogStore, Proposal, Vote, encode};
+use bytes::Bytes;
+use howdah::raft::internals::{
+    Batch, Disk, Entry, Fact, Header, LogId, LogStore, Proposal, SnapshotMeta, Snapshots, Vote, encode,
+};
 use openraft::EntryPayload;
 use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
 use openraft::vote::leader_id_std::CommittedLeaderId;
@@ -35,7 +38,16 @@ fn entry(term: u64, index: u64) -> Entry {
     Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(Proposal::new(command)) }
 }
 
-fn open(dir: &Path) -> LogStore {
+/// The snapshot that belongs at a position.
+fn snapshot(last: LogId) -> (Header, Bytes) {
+    let mut random = StdRng::seed_from_u64(last.index);
+    let body: Vec<u8> = (0..random.random_range(0..60_000)).map(|_| random.random()).collect();
+    let body = Bytes::from(body);
+    let meta = SnapshotMeta { last_log_id: Some(last), ..SnapshotMeta::default() };
+    (Header::new(&meta, &body), body)
+}
+
+pub fn open(dir: &Path) -> LogStore {
     let (disk, contents) = until("the directory is free", Duration::from_secs(10), || match Disk::open(dir) {
         Ok(opened) => Some(opened),
         Err(howdah::raft::Error::Locked { .. }) => None,
@@ -44,15 +56,16 @@ fn open(dir: &Path) -> LogStore {
     LogStore::open(disk, &contents, no_fatal()).expect("opens")
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 #[allow(clippy::print_stdout, reason = "this is how the child talks to the test")]
-/// Writes for ever. Says `T`/`P` before it cuts, `V`/`A` after something is durable.
+/// Writes for ever. Says `T`/`P` before it cuts, `V`/`A`/`S` after something is durable.
 async fn write_for_ever(dir: PathBuf, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut log = open(&dir);
+    let snapshots = Snapshots::open(&dir).expect("opens");
     let mut term = log.vote().map_or(0, |vote| vote.leader_id.term);
     let mut new_term = true;
     loop {
@@ -80,6 +93,12 @@ async fn write_for_ever(dir: PathBuf, seed: u64) {
             let at = log.try_get_log_entries(upto..=upto).await.expect("reads")[0].log_id;
             log.purge(at).await.expect("purges");
         }
+        if random.random_ratio(1, 20) && last > purged + 30 {
+            let at = log.try_get_log_entries(last - 25..=last - 25).await.expect("reads")[0].log_id;
+            let (header, body) = snapshot(at);
+            snapshots.save(&header, &body).expect("saves");
+            println!("S {}", at.index);
+        }
         log.save_committed(Some(log_id(term, last.saturating_sub(20)))).await.expect("hints");
     }
 }
@@ -93,15 +112,16 @@ fn child() {
 }
 
 /// What the child has promised so far.
-#[derive(Default)]
-struct Promises {
-    term: u64,
-    entries: BTreeMap<u64, u64>,
-    purged: u64,
+#[derive(Default, Clone)]
+pub struct Promises {
+    pub term: u64,
+    pub entries: BTreeMap<u64, u64>,
+    pub purged: u64,
+    pub snapshot: Option<u64>,
 }
 
 impl Promises {
-    fn hear(&mut self, line: &str) {
+    pub fn hear(&mut self, line: &str) {
         let mut words = line.split(' ');
         let what = words.next();
         let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
@@ -110,12 +130,19 @@ impl Promises {
             (Some("A"), [first, last, term]) => self.entries.extend((*first..=*last).map(|index| (index, *term))),
             (Some("T"), [keep]) => self.entries.retain(|index, _| index <= keep),
             (Some("P"), [upto]) => self.purged = *upto,
+            (Some("S"), [index]) => self.snapshot = self.snapshot.max(Some(*index)),
             // The test harness of the child prints lines of its own; the last line may be cut short.
             _ => {}
         }
     }
 
-    fn check(&self, log: &mut LogStore, round: u64) {
+    pub fn check(&self, dir: &Path, log: &mut LogStore, round: u64) {
+        let found = Snapshots::open(dir).expect("opens").load().expect("reads");
+        let at = found.as_ref().and_then(|(header, _)| header.last);
+        assert!(at.map(|id| id.index) >= self.snapshot, "round {round}: {at:?}, promised {:?}", self.snapshot);
+        if let (Some(at), Some((_, body))) = (at, found) {
+            assert_eq!(body, snapshot(at).1, "round {round}: the snapshot at {at}");
+        }
         let term = log.vote().map_or(0, |vote| vote.leader_id.term);
         assert!(term >= self.term, "round {round}: vote {term}, promised {}", self.term);
         let purged = log.purged();
@@ -150,7 +177,7 @@ fn what_was_acknowledged_survives_kill() {
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let wanted = random.random_range(1..40);
         let mut lines = lines.map_while(Result::ok);
-        for line in lines.by_ref().filter(|line| line.starts_with(['V', 'A', 'T', 'P'])).take(wanted) {
+        for line in lines.by_ref().filter(|line| line.starts_with(['V', 'A', 'T', 'P', 'S'])).take(wanted) {
             promises.hear(&line);
         }
         std::thread::sleep(Duration::from_micros(random.random_range(0..3_000)));
@@ -158,11 +185,14 @@ fn what_was_acknowledged_survives_kill() {
         lines.for_each(|line| promises.hear(&line));
         child.wait().expect("ends");
         let mut log = open(dir.path());
-        promises.check(&mut log, round);
+        promises.check(dir.path(), &mut log, round);
         runtime().block_on(log.committer().stop());
         drop(log);
     }
-    assert!(promises.entries.len() > 1000 && promises.purged > 0, "the child has worked");
+    assert!(
+        promises.entries.len() > 1000 && promises.purged > 0 && promises.snapshot.is_some(),
+        "the child has worked"
+    );
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -19,6 +19,8 @@ use crate::world::{Event, World};
 
 /// A member that has not answered by then is taken as unreachable; as in `agent/peers.rs`.
 const PEER_PATIENCE: u64 = 400 * MS;
+/// Asked again then; as there.
+const PEER_AGAIN: u64 = 150 * MS;
 /// After a step that failed; as in `agent/tick.rs`.
 const AFTER_FAILURE: u64 = 100 * MS;
 /// Two decisions in a row that change nothing are at least so far apart; as there.
@@ -216,8 +218,13 @@ impl World {
             }
             let name = self.name(other);
             self.nodes[node].agent.peers.insert(name, Fact::unknown("no answer in time"));
-            let there = self.net.delay(&mut self.chance);
-            let back = self.net.delay(&mut self.chance);
+            let (mut there, mut back) = (self.net.delay(&mut self.chance), self.net.delay(&mut self.chance));
+            if PEER_AGAIN < there + back {
+                let again = (PEER_AGAIN + self.net.delay(&mut self.chance), self.net.delay(&mut self.chance));
+                if again.0 + again.1 < there + back {
+                    (there, back) = again;
+                }
+            }
             if there + back < PEER_PATIENCE && self.net.talk(node, other) {
                 takes = takes.max(there + back);
                 self.after(there, Event::PeerAsked { node, epoch, ticket, other });

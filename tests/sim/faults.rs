@@ -81,7 +81,8 @@ impl World {
         let writer = (0..self.nodes.len()).find(|other| self.acknowledges(*other));
         let node = if self.chance.one_in(2) { writer.unwrap_or(node) } else { node };
         let end = |mending| Event::Mend(mending);
-        match self.chance.below(17) {
+        match self.chance.below(18) {
+            17 => self.many_lose_power(lasts),
             0 => self.agent_killed(node, lasts),
             1 => self.guardian_dies(node),
             2 => self.postmaster_crashes(node),
@@ -210,6 +211,18 @@ impl World {
         self.net_changed();
         self.store_reconsiders();
         self.after(lasts + SEC, Event::Mend(Mending::Power(node)));
+    }
+
+    /// More than one machine at once, all of them perhaps: a rack, or the house.
+    fn many_lose_power(&mut self, lasts: u64) {
+        let all = self.chance.one_in(2);
+        for node in 0..self.nodes.len() {
+            if all || self.chance.one_in(2) {
+                self.disturbed(node);
+                let lasts = self.chance.between(0, lasts);
+                self.power_fails(node, lasts);
+            }
+        }
     }
 
     pub fn freeze(&mut self, node: usize, agent: bool, guardian: bool, pg: bool) {

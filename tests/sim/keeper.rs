@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use howdah::agent::lock::{LockState, next_permit};
+use howdah::agent::lock::{LockState, Moving, next_permit};
 use howdah::cluster::Key;
-use howdah::kv::command::{Compare, CompareResult, CompareTarget, PutRequest, RequestOp, TxnRequest};
 use howdah::types::{LeaseId, Mono, Term};
 
 use crate::clock::{MS, SEC};
@@ -29,6 +28,8 @@ impl Keeper {
             wanted: None,
             ttl,
             lease_ttl: Duration::ZERO,
+            round_ttl: ttl,
+            moving: None,
             refused_since: None,
             asking: Asking::Nothing,
             asked_at: Mono(0),
@@ -98,7 +99,7 @@ impl World {
         let request = self.store_asks(node, Asker::Keeper, ask, ATTEMPT);
         let keeper = &mut self.nodes[node].keeper;
         (keeper.asking, keeper.request) = (asking, request);
-        if !matches!(keeper.asking, Asking::Replace { .. } | Asking::Move { .. }) {
+        if !matches!(keeper.asking, Asking::Replace { .. } | Asking::Confirm(_) | Asking::Move(_)) {
             keeper.asked_at = now;
         }
     }
@@ -115,7 +116,12 @@ impl World {
         if it.keeper.asking != Asking::Nothing {
             return;
         }
+        if let Some(moving) = it.keeper.moving {
+            self.keeper_asks(node, Asking::Confirm(moving), Ask::Renew(moving.to, None));
+            return;
+        }
         let ttl = it.keeper.ttl;
+        it.keeper.round_ttl = ttl;
         let Some(lease) = it.keeper.state.lease.or_else(|| self.lease_found(node)) else {
             self.keeper_asks(node, Asking::Grant { ttl }, Ask::Grant(ttl));
             return;
@@ -164,7 +170,7 @@ impl World {
                     asked_at
                 };
                 let keeper = &mut self.nodes[node].keeper;
-                let Some(mut permit) = next_permit(keeper.state.permit, term, counted, ttl, keeper.ttl) else {
+                let Some(mut permit) = next_permit(keeper.state.permit, term, counted, ttl, keeper.round_ttl) else {
                     (keeper.state.lease, keeper.state.last_contact) = (Some(lease), Some(asked_at));
                     self.keeper_is_done(node);
                     return;
@@ -185,28 +191,44 @@ impl World {
             (Asking::Renew { term: None, lease }, Some(Answer::Renewed(ttl))) => {
                 self.keeper_drops(node, Some(lease));
                 self.keeper_knows_ttl(node, ttl);
-                self.keeper_changes_ttl(node, None);
+                self.keeper_changes_ttl(node, lease, None);
             }
             (Asking::Renew { term, lease }, Some(Answer::GuardBroken)) => {
+                let it = &self.nodes[node];
+                let leader = it.record(&self.store.entries).leader.as_ref().filter(|leader| leader.value == it.name);
+                let under =
+                    leader.filter(|leader| Some(Term(leader.create_revision)) == term).map(|leader| leader.lease);
+                if let Some(other) = under.filter(|other| *other != lease) {
+                    self.nodes[node].keeper.lease_ttl = Duration::ZERO;
+                    self.keeper_drops(node, Some(other));
+                    self.keeper_fails(node, "the leader key hangs on another lease of this node");
+                    return;
+                }
                 self.keeper_drops(node, Some(lease));
-                self.keeper_changes_ttl(node, term);
+                self.keeper_is_done(node);
             }
             (Asking::Renew { .. }, Some(Answer::LeaseGone)) => {
                 self.keeper_drops(node, None);
                 let ttl = self.nodes[node].keeper.ttl;
                 self.keeper_asks(node, Asking::Grant { ttl }, Ask::Grant(ttl));
             }
-            (Asking::Replace { ttl, term }, Some(Answer::Granted(lease))) => match term {
-                Some(term) => {
-                    let txn = self.leader_key_moves(node, lease, term);
-                    self.keeper_asks(node, Asking::Move { lease, ttl }, Ask::Write(txn));
-                }
-                None => self.keeper_has_lease(node, lease, ttl),
+            (Asking::Replace { ttl, from, term }, Some(Answer::Granted(to))) => match term {
+                Some(term) => self.keeper_moves(node, Moving { term, from, to, ttl }),
+                None => self.keeper_has_lease(node, to, ttl),
             },
-            (Asking::Move { lease, ttl }, Some(Answer::Written { succeeded: true, .. })) => {
-                self.keeper_has_lease(node, lease, ttl);
+            (Asking::Confirm(moving), Some(Answer::Renewed(_))) => self.keeper_moves(node, moving),
+            (Asking::Confirm(_), Some(_)) => {
+                self.nodes[node].keeper.moving = None;
+                self.keeper_in(node, 0);
             }
-            (_, Some(_)) => self.keeper_fails(node, "the leader key is no longer this node's"),
+            (Asking::Move(moving), Some(Answer::Moved(true))) => {
+                self.nodes[node].keeper.moving = None;
+                self.keeper_has_lease(node, moving.to, moving.ttl);
+            }
+            (_, Some(_)) => {
+                self.nodes[node].keeper.moving = None;
+                self.keeper_fails(node, "the leader key is no longer this node's");
+            }
         }
     }
 
@@ -235,7 +257,7 @@ impl World {
         (keeper.state.lease, keeper.state.last_contact) = (Some(lease), Some(asked_at));
         self.keeper_knows_ttl(node, ttl);
         self.lock_changed(node);
-        self.keeper_changes_ttl(node, Some(term));
+        self.keeper_changes_ttl(node, lease, Some(term));
     }
 
     pub fn on_guardian_silent(&mut self, node: usize, epoch: u32, ticket: u64) {
@@ -257,13 +279,13 @@ impl World {
         }
     }
 
-    fn keeper_changes_ttl(&mut self, node: usize, term: Option<Term>) {
+    fn keeper_changes_ttl(&mut self, node: usize, from: LeaseId, term: Option<Term>) {
         let keeper = &self.nodes[node].keeper;
-        let ttl = keeper.ttl;
+        let ttl = keeper.round_ttl;
         if keeper.lease_ttl == ttl {
             self.keeper_is_done(node);
         } else {
-            self.keeper_asks(node, Asking::Replace { ttl, term }, Ask::Grant(ttl));
+            self.keeper_asks(node, Asking::Replace { ttl, from, term }, Ask::Grant(ttl));
         }
     }
 
@@ -298,12 +320,9 @@ impl World {
         self.permit_arrived(node);
     }
 
-    fn leader_key_moves(&self, node: usize, lease: LeaseId, term: Term) -> TxnRequest {
-        let key = self.store.space.key(&Key::Leader);
-        let target = CompareTarget::Create(term.0);
-        let compare = vec![Compare { key: key.clone(), range_end: Vec::new(), result: CompareResult::Equal, target }];
-        let value = self.nodes[node].name.as_str().as_bytes().to_vec();
-        let put = PutRequest { key, value, lease, prev_kv: false, ignore_value: false, ignore_lease: false };
-        TxnRequest { compare, success: vec![RequestOp::Put(put)], failure: Vec::new() }
+    fn keeper_moves(&mut self, node: usize, moving: Moving) {
+        self.nodes[node].keeper.moving = Some(moving);
+        let txn = moving.txn(&self.store.space.key(&Key::Leader), &self.nodes[node].name);
+        self.keeper_asks(node, Asking::Move(moving), Ask::Move(txn));
     }
 }

@@ -81,6 +81,9 @@ impl World {
         }
         if it.guardian.frozen || it.suspended {
             let epoch = it.guardian.epoch;
+            if let Wish::Start(_) = wish {
+                self.nodes[node].guardian.status.link = Link::Starting;
+            }
             self.nodes[node].deferred.push(Event::Wish { node, epoch, wish });
             return Reply::Silence;
         }
@@ -326,6 +329,10 @@ impl World {
     pub fn on_wish(&mut self, node: usize, epoch: u32, wish: Wish) {
         if self.nodes[node].guardian.epoch == epoch {
             let reply = self.guardian_asked(node, wish);
+            if let (Wish::Start(_), true) = (wish, reply != Reply::Silence) {
+                self.nodes[node].guardian.status.link = Link::Attached;
+                self.wake(node);
+            }
             if let Wish::Permit(_) = wish {
                 self.keeper_hears_guardian(node, reply);
             }

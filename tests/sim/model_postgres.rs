@@ -154,12 +154,14 @@ impl World {
 
     /// Starts the postmaster. As a primary it recovers first.
     pub fn pg_start(&mut self, node: usize, primary: bool) {
+        // What the guardian takes it for, and what it is.
+        let writable = primary;
         let primary = primary || self.mutated(Mutation::StandbysStartWithoutSignal) && !self.data(node).signal;
         let recovery_time = self.chance.skewed(20 * MS, self.profile.recovery_max);
         let pg = &mut self.nodes[node].pg;
         pg.epoch += 1;
         let epoch = pg.epoch;
-        *pg = Pg { proc: Proc::Running, epoch, writable: primary, recovery: !primary, ..Pg::default() };
+        *pg = Pg { proc: Proc::Running, epoch, writable, recovery: !primary, ..Pg::default() };
         self.sync_begins(node);
         let data = self.data(node);
         if data.torn {
@@ -233,6 +235,11 @@ impl World {
 
     /// A checkpoint that somebody waits for.
     pub fn pg_checkpoint(&mut self, node: usize) {
+        if self.nodes[node].pg.proc != Proc::Running || !self.nodes[node].pg.up {
+            // Nobody to ask: an error, and asked again.
+            self.nodes[node].agent.checkpointing = false;
+            return;
+        }
         self.settle(node);
         self.nodes[node].pg.sync.checkpoint_began = self.data(node).tip.1;
         self.sync_checkpointer_reads(node);

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use howdah::agent::lock::Moving;
 use howdah::agent::tick::fingerprint;
 use howdah::cluster::{ClusterRecord, Key, KeySpace};
 use howdah::kv::State;
@@ -54,6 +55,7 @@ pub enum Asker {
 pub enum Ask {
     Grant(Duration),
     Renew(LeaseId, Option<Term>),
+    Move(TxnRequest),
     Write(TxnRequest),
 }
 
@@ -64,6 +66,7 @@ pub enum Answer {
     Renewed(Duration),
     GuardBroken,
     LeaseGone,
+    Moved(bool),
     Written { succeeded: bool, revision: i64 },
 }
 
@@ -182,6 +185,8 @@ impl World {
     pub fn on_election(&mut self) {
         self.store.electing = false;
         if self.store.leader.is_some_and(|leader| self.majority(leader)) {
+            // It stood still, and nobody has taken its place: it looks at its leases again.
+            self.store_watches_leases();
             return;
         }
         let able: Vec<usize> = (0..self.nodes.len()).filter(|node| self.majority(*node)).collect();
@@ -234,7 +239,8 @@ impl World {
 
     fn store_watches_leases(&mut self) {
         let Some(leader) = self.store.leader else { return };
-        let Some(first) = self.store.lives.values().map(|life| life.deadline).min() else { return };
+        let waiting = self.store.lives.values().filter(|life| !life.expiring);
+        let Some(first) = waiting.map(|life| life.deadline).min() else { return };
         let at = self.nodes[leader].clock.when(first).max(self.now + MS);
         if at < self.store.expiry_at || self.store.expiry_at <= self.now {
             self.store.expiry_at = at;
@@ -353,6 +359,10 @@ impl World {
         let answer = match &request.ask {
             Ask::Grant(ttl) => self.store_grants(*ttl),
             Ask::Renew(lease, guard) => self.store_renews(leader, *lease, *guard),
+            Ask::Move(txn) => {
+                let answer = self.store_applies(&Command::Txn(txn.clone()));
+                Answer::Moved(answer.is_some_and(|answer| Moving::is_done(&answer)))
+            }
             Ask::Write(txn) => self.store_writes(txn),
         };
         if self.net.passes(leader, request.from, &mut self.chance) {

@@ -62,9 +62,21 @@ impl Mutation {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { slow: true, fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, ..about }
             }
-            Self::CommitsDoNotWait | Self::FilesAreTakenAsInForce | Self::SyncRecordIsTooGenerous => {
+            Self::CommitsDoNotWait | Self::FilesAreTakenAsInForce => {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { synchronous: "quorum", lasts: 300 * SEC, ..about }
+            }
+            // One who has not received what another has confirmed must be alone with those who have not either.
+            Self::SyncRecordIsTooGenerous => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                let pace = Profile { fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, ..about };
+                Profile { synchronous: "on", nodes: 5, confirming: 1, slow: true, ..pace }
+            }
+            // Everybody starts at once and has a lot to read.
+            Self::ReplayedIsTakenAsReceived => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                let pace = Profile { fault_every: 8 * SEC, fault_lasts: 2 * SEC, lasts: 300 * SEC, ..about };
+                Profile { synchronous: "quorum", nodes: 3, confirming: 1, recovery_max: 20 * SEC, ..pace }
             }
             Self::PauseIsIgnored => {
                 let about = Profile::about(Theme::Anything, &mut chance);
@@ -96,14 +108,14 @@ pub const ALL: &[(Mutation, &[&str], u64)] = &[
     (Mutation::PostgresEndsWithTheAgent, &["P8"], 200),
     (Mutation::StoreLeaderCostsThePermit, &["P4"], 200),
     (Mutation::CommitsDoNotWait, &["P2"], 300),
+    (Mutation::FilesAreTakenAsInForce, &["P2"], 300),
+    (Mutation::StandbysStartWithoutSignal, &["P1", "one history"], 200),
 ];
 
 /// Waiting for these too.
 pub const UNNOTICED: &[(Mutation, &[&str], u64)] = &[
     (Mutation::PermitOutlivesTheRelease, &["P1"], 3000),
     (Mutation::StaleIsTakenAsFresh, &["P1", "P2", "one history"], 3000),
-    (Mutation::StandbysStartWithoutSignal, &["P1", "one history"], 3000),
     (Mutation::ReplayedIsTakenAsReceived, &["P2"], 3000),
-    (Mutation::FilesAreTakenAsInForce, &["P2"], 3000),
     (Mutation::SyncRecordIsTooGenerous, &["P2"], 3000),
 ];

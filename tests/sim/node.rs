@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use howdah::agent::lock::LockState;
+use howdah::agent::lock::{LockState, Moving};
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{MemberRecord, StatusRecord};
 use howdah::config::ClusterSettings;
@@ -124,8 +124,9 @@ pub enum Asking {
     Grant { ttl: Duration },
     Renew { term: Option<Term>, lease: LeaseId },
     Permit { term: Term, lease: LeaseId, ttl: Duration },
-    Replace { ttl: Duration, term: Option<Term> },
-    Move { lease: LeaseId, ttl: Duration },
+    Replace { ttl: Duration, from: LeaseId, term: Option<Term> },
+    Confirm(Moving),
+    Move(Moving),
 }
 
 /// The keeper of lease and permit, a task of the agent's process.
@@ -135,6 +136,9 @@ pub struct Keeper {
     pub wanted: Option<Term>,
     pub ttl: Duration,
     pub lease_ttl: Duration,
+    /// The configured lifetime when this round began.
+    pub round_ttl: Duration,
+    pub moving: Option<Moving>,
     pub refused_since: Option<Mono>,
     pub asking: Asking,
     pub asked_at: Mono,

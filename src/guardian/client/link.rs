@@ -145,6 +145,9 @@ impl LinkTask {
     /// Carries requests and answers until the connection ends. Requests without an answer fail by being dropped.
     async fn serve(&mut self, wire: &mut Wire) -> End {
         let mut waiting: HashMap<u64, oneshot::Sender<Result<Done, Error>>> = HashMap::new();
+        // Also after its caller has given up: nobody may build or rewind a data directory in which PostgreSQL could be
+        // started at any moment.
+        let mut starting: Option<u64> = None;
         loop {
             tokio::select! {
                 said = wire.hear() => match said {
@@ -153,11 +156,16 @@ impl LinkTask {
                             Answer::Done(done) => Ok(done),
                             Answer::Refused(refusal) => Err(Error::Refused(refusal)),
                         };
+                        if starting == Some(id) {
+                            starting = None;
+                            self.set_link(Link::Attached);
+                        }
                         // The caller may have given up; then nobody needs the answer.
                         let _ = waiting.remove(&id).map(|caller| caller.send(heard));
                     }
                     Ok(Says::Status(status)) => {
-                        self.status.send_replace(*status);
+                        let link = if starting.is_some() { Link::Starting } else { Link::Attached };
+                        self.status.send_replace(GuardianStatus { link, ..*status });
                     }
                     Ok(Says::Log { text, .. }) => tracing::info!(guardian = %text),
                     Ok(Says::Replaced { by }) => return End::Replaced(by),
@@ -166,8 +174,15 @@ impl LinkTask {
                 call = self.calls.recv() => {
                     let Some(Call { request, answer }) = call else { return End::Dropped };
                     waiting.retain(|_, caller| !caller.is_closed());
+                    let starts = matches!(request, Request::Start(_) | Request::Adopt(_));
                     match wire.send(request).await {
-                        Ok(id) => { waiting.insert(id, answer); }
+                        Ok(id) => {
+                            waiting.insert(id, answer);
+                            if starts {
+                                starting = Some(id);
+                                self.set_link(Link::Starting);
+                            }
+                        }
                         Err(Error::LinkLost) => {
                             let _ = answer.send(Err(Error::LinkLost));
                             return End::Broken;
