@@ -139,11 +139,7 @@ fn recognise_below(reader: &mut Reader<'_>, value: &Value, path: &str) {
 
 /// Values of unsupported keys that ask for what happens anyway.
 fn is_harmless(path: &str, value: &Value) -> bool {
-    value.is_null()
-        || matches!(
-            (path, value.as_str()),
-            ("bootstrap.method", Some("initdb")) | ("restapi.verify_client", Some("none"))
-        )
+    value.is_null() || (path, value.as_str()) == ("bootstrap.method", Some("initdb"))
 }
 
 /// Sections named after a method of the operator: `create_replica_methods: [pgbackrest]`, `method: restore`.
