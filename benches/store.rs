@@ -33,6 +33,7 @@ async fn start(
         name,
         members,
         secret: Secret::new("only for benchmarks".to_owned()),
+        dialer: howdah::tls::Dialer::plain(),
         heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(500),
         election_max: Duration::from_millis(1000),

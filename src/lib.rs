@@ -33,6 +33,7 @@
 //! | [`cluster`] | what our keys mean: typed records and their writes | I/O |
 //! | [`ha`] | the decision core | I/O, clock, randomness, logging, failure |
 //! | [`config`], [`telemetry`] | the node's file; logs, metrics, the clock | |
+//! | [`tls`] | certificates, listeners and connections with TLS | what a certificate permits |
 //! | [`raft`] | runs `kv` under openraft on sled, between nodes over the main port | meaning of keys |
 //! | [`guardian`] | parent of the postmaster, holder of the permit's deadline | async, decisions |
 //! | [`postgres`] | effects on one local PostgreSQL | decisions, other nodes' roles |
@@ -63,4 +64,5 @@ pub mod postgres;
 pub mod raft;
 pub mod router;
 pub mod telemetry;
+pub mod tls;
 pub mod types;

@@ -15,6 +15,8 @@ mod dashboard;
 mod ledger;
 #[path = "e2e/log_gate.rs"]
 mod log_gate;
+#[path = "e2e/majors.rs"]
+mod majors;
 #[path = "e2e/observe.rs"]
 mod observe;
 #[path = "e2e/proof.rs"]

@@ -113,20 +113,7 @@ impl Observer {
             now,
             me: self.me.clone(),
             record: record_fact(record, &lock, now, settings.loop_wait),
-            settings: Settings {
-                ttl: settings.ttl,
-                loop_wait: settings.loop_wait,
-                maximum_lag_on_failover: WalBytes(settings.maximum_lag_on_failover.0),
-                primary_start_timeout: settings.primary_start_timeout,
-                pause: settings.pause,
-                use_pg_rewind: settings.postgresql.use_pg_rewind,
-                nofailover: self.place.nofailover,
-                failover_priority: self.place.failover_priority,
-                upstream: self.place.upstream.clone(),
-                pre_promote: self.place.pre_promote,
-                standby_cluster: settings.standby_cluster.as_ref().map(StandbyCluster::address),
-                synchronous: synchronous(&settings),
-            },
+            settings: rules(&settings, &self.place),
             request_due,
             data_dir,
             process,
@@ -201,6 +188,24 @@ impl Observer {
             return self.peers.ask(addresses).await;
         }
         BTreeMap::new()
+    }
+}
+
+/// The rules in force: the shared settings, and this node's place among the others.
+pub fn rules(settings: &ClusterSettings, place: &Place) -> Settings {
+    Settings {
+        ttl: settings.ttl,
+        loop_wait: settings.loop_wait,
+        maximum_lag_on_failover: WalBytes(settings.maximum_lag_on_failover.0),
+        primary_start_timeout: settings.primary_start_timeout,
+        pause: settings.pause,
+        use_pg_rewind: settings.postgresql.use_pg_rewind,
+        nofailover: place.nofailover,
+        failover_priority: place.failover_priority,
+        upstream: place.upstream.clone(),
+        pre_promote: place.pre_promote,
+        standby_cluster: settings.standby_cluster.as_ref().map(StandbyCluster::address),
+        synchronous: synchronous(settings),
     }
 }
 

@@ -10,11 +10,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 
 use crate::ha::view::PeerView;
+use crate::tls::Dialer;
 use crate::types::{Fact, Lsn, NodeName, TimelineId};
 
 /// A member that has not answered by then is taken as unreachable.
@@ -55,26 +55,20 @@ fn yes() -> bool {
 /// Client for the members' main ports. Keeps connections.
 #[derive(Clone)]
 pub struct Peers {
-    client: Client<HttpConnector, Empty<Bytes>>,
-}
-
-impl Default for Peers {
-    fn default() -> Self {
-        Self::new()
-    }
+    client: Client<Dialer, Empty<Bytes>>,
+    scheme: &'static str,
 }
 
 impl Peers {
-    /// A client without connections yet.
-    pub fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(PATIENCE));
+    /// A client without connections yet, that connects by `dialer`.
+    pub fn new(dialer: Dialer) -> Self {
+        let dialer = dialer.within(PATIENCE);
+        let scheme = if dialer.is_secure() { "https" } else { "http" };
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector);
-        Self { client }
+            .build(dialer);
+        Self { client, scheme }
     }
 
     /// Asks all of `addresses` at once. Every one gets an entry; silence is `Unknown` with its cause.
@@ -111,7 +105,7 @@ impl Peers {
     }
 
     async fn one(&self, name: &NodeName, address: &str) -> Result<Position, String> {
-        let request = Request::get(format!("http://{address}/howdah/position"))
+        let request = Request::get(format!("{}://{address}/howdah/position", self.scheme))
             .body(Empty::new())
             .map_err(|e| format!("{address}: {e}"))?;
         let response = self.client.request(request).await.map_err(|e| format!("{address}: {e}"))?;

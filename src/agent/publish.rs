@@ -340,8 +340,8 @@ mod tests {
 
     use super::*;
     use crate::config::ClusterSettings;
-    use crate::ha::view::{ControlState, ControlView, Memory, Settings};
-    use crate::types::{Lsn, Mono, SystemId, TimelineId, WalBytes};
+    use crate::ha::view::{ControlState, ControlView, Memory};
+    use crate::types::{Lsn, Mono, SystemId, TimelineId};
 
     /// A stopped standby with data.
     fn view() -> ClusterView {
@@ -357,16 +357,7 @@ mod tests {
         ClusterView {
             now: Mono(0),
             me: "n1".parse().expect("valid"),
-            settings: Settings {
-                ttl: config.ttl,
-                loop_wait: config.loop_wait,
-                maximum_lag_on_failover: WalBytes(config.maximum_lag_on_failover.0),
-                primary_start_timeout: config.primary_start_timeout,
-                pause: false,
-                use_pg_rewind: true,
-                nofailover: false,
-                synchronous: crate::agent::observe::synchronous(&config),
-            },
+            settings: crate::agent::observe::rules(&config, &crate::agent::local::Place::default()),
             record: Fact::unknown("not read"),
             request_due: true,
             data_dir: DataDirView::Present(control),

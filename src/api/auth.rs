@@ -1,11 +1,12 @@
-//! Who may change something: the allow list, then the password. Reads are open to all.
+//! Who may change something: the allow list, then the certificate, then the password. Reads are open to all.
 //!
-//! Source: reference section 1.6. Deliberately absent: client certificates.
+//! Source: reference section 1.6. Deliberately absent: whether a certificate is good; the connection knows.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +17,8 @@ use tokio::time::timeout;
 
 use crate::agent::snapshot::Snapshot;
 use crate::config::node::{Credentials, RestApiConfig};
+use crate::config::tls::VerifyClient;
+use crate::tls::Session;
 use crate::types::Network;
 
 /// How long a name may take to be looked up.
@@ -37,6 +40,8 @@ struct Rules {
     /// None = everybody.
     networks: Option<Vec<Network>>,
     include_members: bool,
+    /// Only over TLS, and with a certificate that was shown.
+    certificate: bool,
 }
 
 /// Why a request was not let through.
@@ -44,6 +49,8 @@ struct Rules {
 pub enum Denied {
     /// Not from there: 403.
     Address,
+    /// Not without a certificate: 403.
+    Certificate,
     /// Not without the right password: 401.
     Password,
 }
@@ -64,15 +71,10 @@ impl Access {
     /// Whether a request may change something.
     ///
     /// # Errors
-    /// The first check that it did not pass: the address, then the password.
-    pub async fn check(
-        &self,
-        peer: Option<PeerAddress>,
-        headers: &HeaderMap,
-        snapshot: &Snapshot,
-    ) -> Result<(), Denied> {
+    /// The first check that it did not pass: the address, then the certificate, then the password.
+    pub async fn check(&self, request: &Parts, snapshot: &Snapshot) -> Result<(), Denied> {
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner).clone();
-        rules.check(peer, headers, snapshot).await
+        rules.check(request, snapshot).await
     }
 }
 
@@ -99,10 +101,12 @@ impl Rules {
             credentials: config.authentication.clone(),
             networks: restricted.then_some(networks),
             include_members: config.allowlist_include_members,
+            certificate: config.tls.as_ref().is_some_and(|tls| tls.verify_client != VerifyClient::None),
         }
     }
 
-    async fn check(&self, peer: Option<PeerAddress>, headers: &HeaderMap, snapshot: &Snapshot) -> Result<(), Denied> {
+    async fn check(&self, request: &Parts, snapshot: &Snapshot) -> Result<(), Denied> {
+        let peer = request.extensions.get::<PeerAddress>().copied();
         if let Some(networks) = &self.networks {
             let peer = peer.ok_or(Denied::Address)?.0.ip().to_canonical();
             let listed = networks.iter().any(|network| network.contains(peer));
@@ -111,8 +115,12 @@ impl Rules {
                 return Err(Denied::Address);
             }
         }
+        let certified = request.extensions.get::<Session>().is_some_and(|session| session.certified);
+        if self.certificate && !certified {
+            return Err(Denied::Certificate);
+        }
         match &self.credentials {
-            Some(wanted) if !password_matches(wanted, headers) => Err(Denied::Password),
+            Some(wanted) if !password_matches(wanted, &request.headers) => Err(Denied::Password),
             _ => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use time::format_description::well_known::Iso8601;
 use tokio::time::timeout;
 
-use super::auth::{Denied, PeerAddress};
+use super::auth::Denied;
 use super::control::{
     Answer, ControlError, ControlOutcome, NewMember, ReinitializeRequest, RestartRequest, SwitchoverRequest,
 };
@@ -45,8 +45,7 @@ type Refusable<T> = Result<T, ControlError>;
 pub async fn handle(state: &ApiState, path: &str, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let snapshot = state.snapshot.borrow().clone();
-    let peer = parts.extensions.get::<PeerAddress>().copied();
-    if let Err(denied) = state.access.check(peer, &parts.headers, &snapshot).await {
+    if let Err(denied) = state.access.check(&parts, &snapshot).await {
         return denied_response(denied);
     }
     let body = match timeout(BODY_DEADLINE, Limited::new(body, BODY_LIMIT).collect()).await {
@@ -171,6 +170,10 @@ fn denied_response(denied: Denied) -> Response {
     match denied {
         Denied::Address => {
             text_response(StatusCode::FORBIDDEN, PLAIN, "this address is not in restapi.allowlist".to_owned())
+        }
+        Denied::Certificate => {
+            let text = "a certificate is needed that restapi.cafile is good for; show one".to_owned();
+            text_response(StatusCode::FORBIDDEN, PLAIN, text)
         }
         Denied::Password => {
             let text = "user name and password are needed, those of restapi.authentication".to_owned();

@@ -6,7 +6,7 @@
 //! ```
 //! Reads are answered from memory: no PostgreSQL, no store, no lock that either could hold. `/cluster` too, where
 //! Patroni reads its store anew: the snapshot is at most a tick old, and says in `/howdah` how old. A node without a
-//! quorum therefore still answers, with what it last knew. Deliberately absent: TLS.
+//! quorum therefore still answers, with what it last knew.
 //!
 //! Source: reference section 1 (Patroni 4.1.5).
 
@@ -14,6 +14,7 @@ pub mod auth;
 mod authority;
 pub mod changes;
 pub mod control;
+pub mod headers;
 pub mod health;
 pub mod metrics;
 pub mod openapi;
@@ -33,7 +34,8 @@ use tokio::sync::watch;
 
 pub use auth::{Access, PeerAddress};
 pub use control::{Control, ControlError, ControlOutcome};
-pub use server::serve;
+pub use headers::ExtraHeaders;
+pub use server::{Port, serve};
 
 use crate::agent::snapshot::{RouterStatus, Snapshot};
 use crate::telemetry::{clock, metrics as text_format};
@@ -64,6 +66,11 @@ pub type Routes = Router;
 /// may have a fallback of its own.
 pub fn routes(state: ApiState) -> Router {
     Router::new().route("/howdah/position", get(position)).fallback(dispatch).with_state(state)
+}
+
+/// What members ask each other, and no other request: for a port on which everything else must come by TLS.
+pub fn members_alone(state: ApiState) -> Router {
+    Router::new().route("/howdah/position", get(position)).with_state(state).fallback(server::speak_tls)
 }
 
 /// Where this node's PostgreSQL is right now. The one read that asks PostgreSQL: in a leader race a value that is a

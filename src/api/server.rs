@@ -1,10 +1,10 @@
-//! The main port: HTTP/1.1 and HTTP/2 without TLS, on one listener, with upgrades.
+//! The main port: HTTP/1.1 and HTTP/2, with TLS or without, on one listener, with upgrades.
 //!
 //! ```text
-//! accept -> a slot (bounded) -> version by the first bytes -> router, with the peer's address in each request
+//! accept -> a slot (bounded) -> TLS? -> version by the first bytes -> router, with the peer's address in each request
 //! ```
-//! The router is whatever was merged: REST here, the members' own protocol by an HTTP upgrade beside it. Deliberately
-//! absent: TLS.
+//! The router is whatever was merged: REST here, the members' own protocol by an HTTP upgrade beside it. Who speaks
+//! without TLS where it is wanted is told so in plain words.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +26,7 @@ use tower::ServiceExt;
 
 use super::auth::PeerAddress;
 use super::authority::Authorities;
+use crate::tls::{Acceptor, Arrival, Session, Stream};
 
 /// Connections at a time. Load balancers and members need a few dozen.
 const CONNECTIONS: usize = 1024;
@@ -89,8 +91,29 @@ pub async fn listen(
     Ok(listeners)
 }
 
+/// What a port serves.
+#[derive(Clone)]
+pub struct Port {
+    /// Everything.
+    pub router: Router,
+    /// Makes TLS of connections; none = the port does not speak it.
+    pub tls: Option<Arc<Acceptor>>,
+    /// What a port that speaks TLS serves to those who do not.
+    pub without_tls: Option<Router>,
+}
+
+impl Port {
+    /// A port that speaks no TLS.
+    pub fn plain(router: Router) -> Self {
+        Self { router, tls: None, without_tls: None }
+    }
+}
+
+/// What who speaks no TLS is told.
+const SPEAK_TLS: &str = "this port speaks TLS: use https:// instead of http://\n";
+
 /// Serves until `shutdown`, then lets requests in progress end, for a few seconds.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, port: Port, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -105,9 +128,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (router, shutdown) = (router.clone(), shutdown.clone());
+                let (port, shutdown) = (port.clone(), shutdown.clone());
                 connections.spawn(async move {
-                    connection(stream, peer, router, shutdown).await;
+                    connection(stream, peer, port, shutdown).await;
                     drop(slot);
                 });
             }
@@ -124,16 +147,50 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+async fn connection(stream: TcpStream, peer: SocketAddr, port: Port, shutdown: CancellationToken) {
     // A connection that stays silent must not hold its slot: hyper's own deadlines begin after the first bytes.
     match timeout(HEAD_DEADLINE, stream.readable()).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) | Err(_) => return,
     }
     let _ = stream.set_nodelay(true);
+    let arrival = match &port.tls {
+        None => Ok(Arrival::Plain(stream)),
+        Some(acceptor) => acceptor.accept(stream).await,
+    };
+    match arrival {
+        Ok(Arrival::Secured(stream, session)) => {
+            converse(stream, Some(session), peer, port.router, shutdown).await;
+        }
+        Ok(Arrival::Plain(stream)) => {
+            let router = match port.tls {
+                None => port.router,
+                Some(_) => port.without_tls.unwrap_or_else(|| Router::new().fallback(speak_tls)),
+            };
+            converse(Stream::Plain(stream), None, peer, router, shutdown).await;
+        }
+        Err(error) => tracing::debug!(%peer, %error, "main port: no TLS session"),
+    }
+}
+
+/// The answer to everything that came without TLS.
+pub async fn speak_tls() -> (StatusCode, [(header::HeaderName, &'static str); 1], &'static str) {
+    (StatusCode::BAD_REQUEST, [(header::CONNECTION, "close")], SPEAK_TLS)
+}
+
+async fn converse(
+    stream: Stream,
+    session: Option<Session>,
+    peer: SocketAddr,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(PeerAddress(peer));
+        if let Some(session) = session {
+            request.extensions_mut().insert(session);
+        }
         let router = router.clone();
         async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
     });

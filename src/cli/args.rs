@@ -34,7 +34,7 @@ fn sql_behind_query(mut args: Vec<OsString>) -> Vec<OsString> {
     let mut place = 1;
     while let Some(arg) = args.get(place).and_then(|arg| arg.to_str()) {
         match arg {
-            "-c" | "--config-file" | "--url" => place += 2,
+            "-c" | "--config-file" | "--url" | "--cacert" | "--cert" | "--key" => place += 2,
             _ if arg.starts_with('-') => place += 1,
             _ => break,
         }
@@ -60,9 +60,27 @@ pub struct Target {
         help_heading = "Where the cluster is"
     )]
     pub config_file: Option<PathBuf>,
-    /// The main port of a node, for example http://10.0.0.1:8008. May be given several times.
+    /// The main port of a node, for example http://10.0.0.1:8008, or https://. May be given several times.
     #[arg(long = "url", global = true, value_name = "URL", help_heading = "Where the cluster is")]
     pub urls: Vec<String>,
+    /// Believe whoever answers; with a certificate of your own, without a look at the host name.
+    #[arg(short = 'k', long, global = true, help_heading = "Where the cluster is")]
+    pub insecure: bool,
+    /// Who signs the nodes' certificates, instead of ctl.cacert in the node's file.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Where the cluster is")]
+    pub cacert: Option<PathBuf>,
+    /// The certificate to show to nodes that ask for one, instead of ctl.certfile.
+    #[arg(long = "cert", global = true, value_name = "FILE", help_heading = "Where the cluster is")]
+    pub cert_file: Option<PathBuf>,
+    /// Its key, where that is another file.
+    #[arg(
+        long = "key",
+        global = true,
+        value_name = "FILE",
+        requires = "cert_file",
+        help_heading = "Where the cluster is"
+    )]
+    pub key_file: Option<PathBuf>,
 }
 
 /// The verbs.

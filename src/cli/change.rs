@@ -146,7 +146,7 @@ pub(super) fn leader_first(snapshot: &Snapshot) -> Vec<HostPort> {
 
 /// `http://10.0.0.1:8008/patroni` -> 10.0.0.1:8008
 pub(super) fn api_address(api_url: &str) -> Option<HostPort> {
-    api_url.strip_prefix("http://")?.split('/').next()?.parse().ok()
+    api_url.split_once("://")?.1.split('/').next()?.parse().ok()
 }
 
 fn only_given<const N: usize>(fields: [(&str, Option<String>); N]) -> Value {

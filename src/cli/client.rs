@@ -1,14 +1,14 @@
 //! A small HTTP client: one request to one node after the other, until one answers.
 //!
 //! A read may go to any node, and goes on to the next one when a node does not answer or has lost the quorum. A change
-//! goes on only while it is certain that the last node has not received it. Deliberately absent: TLS, retries.
+//! goes on only while it is certain that the last node has not received it. Deliberately absent: retries.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header};
-use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use crate::api::CODE_HEADER;
 use crate::api::auth::basic_header;
 use crate::config::HostPort;
 use crate::config::node::RoleConfig;
+use crate::tls::{self, Dialer, Peers};
 
 const CONNECT: Duration = Duration::from_secs(2);
 const READ: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ const ANSWER_LIMIT: usize = 16 << 20;
 /// Talks to a cluster.
 pub(super) struct Client {
     place: Place,
-    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    http: legacy::Client<Dialer, Full<Bytes>>,
     /// What proves the user to etcd's API.
     token: Option<String>,
 }
@@ -72,11 +73,21 @@ pub(super) struct Change {
 
 impl Client {
     /// A client for the cluster at `place`.
-    pub(super) fn new(place: Place) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_nodelay(true);
-        Self { place, http: legacy::Client::builder(TokioExecutor::new()).build(connector), token: None }
+    ///
+    /// # Errors
+    /// A certificate that cannot be used.
+    pub(super) fn new(place: Place) -> Outcome<Self> {
+        let dialer = match &place.tls {
+            None => Dialer::plain(),
+            Some(tls) => Dialer::secure(tls, None, Peers::Nodes).map_err(anyhow::Error::new)?,
+        };
+        let http = legacy::Client::builder(TokioExecutor::new()).build(dialer.within(CONNECT));
+        Ok(Self { place, http, token: None })
+    }
+
+    fn url(&self, address: &HostPort, path: &str) -> String {
+        let scheme = if self.place.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}{path}")
     }
 
     /// The database's superuser, where a node's file says it.
@@ -214,7 +225,7 @@ impl Client {
     ) -> Outcome {
         let mut silent = Vec::new();
         for address in &self.place.addresses {
-            let mut request = Request::post(format!("http://{address}{path}"));
+            let mut request = Request::post(self.url(address, path));
             if let Some(token) = &self.token {
                 request = request.header(header::AUTHORIZATION, token);
             }
@@ -266,7 +277,7 @@ impl Client {
         limit: Duration,
     ) -> Result<Answer, Silence> {
         let certain = |why: String| Silence { why, unsent: true };
-        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+        let mut request = Request::builder().method(method).uri(self.url(address, path));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token);
         } else if let Some(credentials) = self.place.credentials.as_ref().filter(|_| method != Method::GET) {
@@ -309,7 +320,10 @@ impl Client {
 }
 
 /// The cause that says most: `connection refused` rather than `client error (Connect)`.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(words) = tls::explain(error) {
+        return words.to_owned();
+    }
     let mut here = error;
     while let Some(cause) = here.source() {
         here = cause;

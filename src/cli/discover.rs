@@ -11,6 +11,7 @@ use anyhow::anyhow;
 use super::args::Target;
 use super::{Failure, Outcome, exit};
 use crate::config::node::{Credentials, RoleConfig};
+use crate::config::tls::{ClientTls, KeyPair};
 use crate::config::{self, HostPort};
 use crate::dev;
 use crate::dev::layout::Layout;
@@ -24,6 +25,10 @@ pub(super) struct Place {
     pub(super) credentials: Option<Credentials>,
     /// The database's superuser, from a node's file.
     pub(super) superuser: Option<RoleConfig>,
+    /// What a file says about TLS, whether they speak it or not.
+    ctl: Option<ClientTls>,
+    /// How they speak TLS; none = they do not.
+    pub(super) tls: Option<ClientTls>,
     /// Where the addresses come from, for messages.
     pub(super) source: String,
 }
@@ -44,13 +49,22 @@ pub(super) fn find(target: &Target) -> Outcome<Place> {
     let file = if urls.is_empty() { named.or_else(from_environment) } else { named };
     let mut place = match file {
         Some((file, source)) => from_file(&file, &source)?,
-        None => Place { addresses: Vec::new(), credentials: None, superuser: None, source: String::new() },
+        None => nowhere(String::new()),
     };
+    let ctl = with_options(place.ctl.take().unwrap_or_default(), target);
     if !urls.is_empty() {
-        place.addresses = urls.iter().map(|url| parse_url(url)).collect::<Outcome<Vec<HostPort>>>()?;
+        let parsed = urls.iter().map(|url| parse_url(url)).collect::<Outcome<Vec<(bool, HostPort)>>>()?;
+        let secure = parsed.iter().filter(|(secure, _)| *secure).count();
+        if secure != 0 && secure != parsed.len() {
+            let text = "--url: some begin with https:// and some do not; a cluster's nodes are spoken to in one way";
+            return Err(Failure::new(exit::USAGE, text));
+        }
+        place.addresses = parsed.into_iter().map(|(_, address)| address).collect();
+        place.tls = (secure != 0).then_some(ctl);
         place.source = "--url".to_owned();
         return Ok(place);
     }
+    place.tls = place.tls.map(|_| ctl);
     if place.addresses.is_empty() {
         let mut found = None;
         for dir in dev::place::candidates(None) {
@@ -61,23 +75,40 @@ pub(super) fn find(target: &Target) -> Outcome<Place> {
         }
         place = found.unwrap_or_else(|| Place {
             addresses: vec![HostPort { host: "127.0.0.1".to_owned(), port: 8008 }],
-            credentials: None,
-            superuser: None,
-            source: "the default; name a node by --url, or its file by -c".to_owned(),
+            ..nowhere("the default; name a node by --url, or its file by -c".to_owned())
         });
     }
     Ok(place)
+}
+
+fn nowhere(source: String) -> Place {
+    Place { addresses: Vec::new(), credentials: None, superuser: None, ctl: None, tls: None, source }
+}
+
+/// What the command line says about certificates goes before what a file says.
+fn with_options(mut tls: ClientTls, target: &Target) -> ClientTls {
+    tls.insecure |= target.insecure;
+    if let Some(cacert) = &target.cacert {
+        tls.cacert = Some(cacert.clone());
+    }
+    if let Some(certfile) = &target.cert_file {
+        let (certfile, keyfile) = (certfile.clone(), target.key_file.clone());
+        tls.pair = Some(KeyPair { certfile, keyfile, keyfile_password: None });
+    }
+    tls
 }
 
 fn from_file(file: &Path, source: &str) -> Outcome<Place> {
     let config = config::load(file)
         .map_err(|error| anyhow::Error::new(error).context(format!("find the cluster by {source}")))?;
     // This machine's own node first: it is the nearest.
+    let tls = config.restapi.tls.is_some().then(|| config.ctl_tls.clone());
     let own = config.restapi.connect_address;
     let others = config.raft.members.into_values().filter(|address| *address != own);
     let addresses = std::iter::once(own.clone()).chain(others).collect();
     let superuser = config.postgresql.map(|pg| pg.superuser);
-    Ok(Place { addresses, credentials: config.ctl, superuser, source: format!("raft.members of {}", file.display()) })
+    let source = format!("raft.members of {}", file.display());
+    Ok(Place { addresses, credentials: config.ctl, superuser, ctl: Some(config.ctl_tls), tls, source })
 }
 
 /// The nodes of a cluster that `howdah dev` made in this directory.
@@ -90,18 +121,20 @@ fn from_dev_cluster(dir: &Path) -> Outcome<Option<Place>> {
         let text = format!("read {source}: it lists no nodes; remove it, or start `howdah dev` again");
         return Err(anyhow!(text).into());
     }
-    Ok(Some(Place { addresses, credentials: None, superuser: None, source }))
+    Ok(Some(Place { addresses, ..nowhere(source) }))
 }
 
-fn parse_url(url: &str) -> Outcome<HostPort> {
+/// Whether it speaks TLS, and where it is.
+fn parse_url(url: &str) -> Outcome<(bool, HostPort)> {
     let usage = |why: &str| Failure::new(exit::USAGE, format!("--url {url}: {why}"));
-    if url.starts_with("https://") {
-        return Err(usage("TLS is not spoken here; write http://HOST:PORT"));
-    }
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (secure, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("http://").unwrap_or(url)),
+    };
     let authority = rest.split('/').next().unwrap_or(rest);
     authority
         .parse()
+        .map(|address| (secure, address))
         .map_err(|error: config::address::InvalidAddress| usage(&format!("{error}; for example http://127.0.0.1:8008")))
 }
 
@@ -125,10 +158,14 @@ mod tests {
 
     #[test]
     fn urls() {
-        let parse =
-            |text: &str| parse_url(text).map(|address| address.to_string()).map_err(|failure| failure.to_string());
-        assert_eq!(parse("http://10.0.0.1:8008/"), Ok("10.0.0.1:8008".to_owned()));
-        assert_eq!(parse("10.0.0.1:8008"), Ok("10.0.0.1:8008".to_owned()));
+        let parse = |text: &str| {
+            parse_url(text)
+                .map(|(secure, address)| format!("{secure} {address}"))
+                .map_err(|failure| failure.to_string())
+        };
+        assert_eq!(parse("http://10.0.0.1:8008/"), Ok("false 10.0.0.1:8008".to_owned()));
+        assert_eq!(parse("https://10.0.0.1:8008"), Ok("true 10.0.0.1:8008".to_owned()));
+        assert_eq!(parse("10.0.0.1:8008"), Ok("false 10.0.0.1:8008".to_owned()));
         assert_eq!(
             parse("http://10.0.0.1"),
             Err("--url http://10.0.0.1: \"10.0.0.1\" has no port; write it as 10.0.0.1:PORT; for example http://127.0.0.1:8008".to_owned())

@@ -98,7 +98,7 @@ pub fn run(line: CommandLine, run_node: impl FnOnce(Config) -> anyhow::Result<()
 
 /// Commands that talk to a cluster.
 async fn remote(command: Command, target: &Target) -> Outcome {
-    let mut client = Client::new(discover::find(target)?);
+    let mut client = Client::new(discover::find(target)?)?;
     match command {
         Command::List(args) => list::list(&client, &args).await,
         Command::Topology(args) => list::topology(&client, &args).await,

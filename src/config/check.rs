@@ -18,11 +18,12 @@ use super::cluster_settings::ClusterSettings;
 use super::keys::{CLUSTER_KEYS, KeyTable, NODE_KEYS};
 use super::node::{
     BootstrapConfig, CallbacksConfig, Config, Credentials, LogConfig, Method, PostgresqlConfig, RaftConfig,
-    RestApiConfig, RestoreMethod, RoleConfig, RouterConfig, Tags, ToolOption, WatchdogConfig, WatchdogMode,
+    RestApiConfig, RestoreMethod, RoleConfig, RouterConfig, ServerTokens, Tags, ToolOption, WatchdogConfig,
+    WatchdogMode,
 };
 use super::raw::{self, ReadError};
 use super::reader::{Problem, Reader, parse_duration};
-use super::{HostPort, ListenAddresses, env};
+use super::{HostPort, ListenAddresses, env, tls};
 use crate::telemetry::redact::Secret;
 use crate::types::{Network, NodeName};
 
@@ -101,6 +102,8 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
     let watchdog = read_watchdog(reader);
     let tags = read_tags(reader);
     let ctl = read_credentials(reader, "ctl.authentication");
+    let ctl_tls = tls::read_ctl(reader);
+    let etcd_tls = tls::read_etcd(reader);
     let known = name.as_ref().zip(scope.as_ref());
     let identity = known.map(|(name, scope): (&NodeName, &crate::types::ClusterName)| RaftIdentity {
         name,
@@ -119,6 +122,8 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         name: name?,
         namespace,
         etcd_listen,
+        etcd_tls,
+        ctl_tls,
         etcd_quota,
         router,
         ctl: ctl.or_else(|| restapi.as_ref()?.authentication.clone()),
@@ -236,7 +241,12 @@ fn read_raft(
     if history_time < Duration::from_secs(60) {
         reader.problem("raft.history_time", "is less than 60s; watchers that catch up need some history");
     }
+    let allow_plaintext = reader.flag("raft.allow_plaintext");
+    if allow_plaintext {
+        reader.warning("raft.allow_plaintext", "lets members talk without TLS; remove it when all of them speak TLS");
+    }
     Some(RaftConfig {
+        allow_plaintext,
         history_time,
         history_revisions,
         data_dir,
@@ -346,7 +356,30 @@ fn read_restapi(reader: &mut Reader<'_>, own_entry: Option<&HostPort>) -> Option
         authentication: read_credentials(reader, "restapi.authentication"),
         allowlist: reader.optional_text_list("restapi.allowlist").unwrap_or_default(),
         allowlist_include_members: reader.flag("restapi.allowlist_include_members"),
+        tls: tls::read_restapi(reader),
+        http_extra_headers: read_headers(reader, "restapi.http_extra_headers"),
+        https_extra_headers: read_headers(reader, "restapi.https_extra_headers"),
+        server_tokens: match reader.word("restapi.server_tokens").as_str() {
+            "productonly" => ServerTokens::ProductOnly,
+            _ => ServerTokens::Original,
+        },
     })
+}
+
+/// Headers that HTTP permits: a name, and a line of text.
+fn read_headers(reader: &mut Reader<'_>, path: &str) -> BTreeMap<String, String> {
+    let headers = reader.text_map(path);
+    for (name, value) in &headers {
+        let valid =
+            hyper::header::HeaderName::try_from(name).is_ok() && hyper::header::HeaderValue::try_from(value).is_ok();
+        if !valid {
+            reader.problem(
+                &format!("{path}.{name}"),
+                "is no HTTP header; write a name without spaces and one line of text",
+            );
+        }
+    }
+    headers
 }
 
 fn read_router(reader: &mut Reader<'_>) -> RouterConfig {
@@ -602,7 +635,7 @@ fn words(text: &str) -> Option<Vec<String>> {
 }
 
 /// A relative path counts from the directory that the program was started in.
-fn absolute(text: &str) -> PathBuf {
+pub(super) fn absolute(text: &str) -> PathBuf {
     std::path::absolute(text).unwrap_or_else(|_| PathBuf::from(text))
 }
 

@@ -128,7 +128,6 @@ use Given::{Default, Example, Required};
 use Kind::{Address, Duration, Flag, Integer, List, Map, Path, Secret, Settings, Size, Text, Word};
 
 const OWN_STORE: &str = "howdah keeps its own store";
-const NO_TLS: &str = "the main port speaks plain HTTP so far; put it behind a private network or a TLS proxy";
 
 /// The keys of a node's file.
 pub const NODE_KEYS: &[Key] = &[
@@ -192,6 +191,12 @@ pub const NODE_KEYS: &[Key] = &[
         Default("10000"),
         "How many changes are kept at most, whatever their age. At least 100.",
     ),
+    key(
+        "raft.allow_plaintext",
+        Flag,
+        Default("false"),
+        "For the time in which a cluster is moved to TLS, one node after the other: members that do not speak TLS yet may talk to this one, and it to them. Everything else on the port must speak TLS already.",
+    ),
     ignored("raft.bind_addr", "members talk over the main port, restapi.listen"),
     ignored("raft.partner_addrs", "name all nodes under raft.members instead"),
     ignored("raft.password", "use raft.secret or raft.secret_file instead"),
@@ -213,29 +218,61 @@ pub const NODE_KEYS: &[Key] = &[
         "Addresses, networks and host names that may send requests that change something. Absent = all. Host names are looked up at the start.",
     ),
     key("restapi.allowlist_include_members", Flag, Default("false"), "Whether all members may, too."),
-    Key { status: Status::Ignored(NO_TLS), ..accepted("restapi.certfile") },
-    Key { status: Status::Ignored(NO_TLS), ..accepted("restapi.keyfile") },
-    Key { status: Status::Ignored(NO_TLS), ..accepted("restapi.keyfile_password") },
-    accepted("restapi.cafile"),
-    accepted("restapi.ciphers"),
-    unsupported(
-        "restapi.verify_client",
-        "client certificates are not checked; remove it and use restapi.authentication and restapi.allowlist",
+    key(
+        "restapi.certfile",
+        Path,
+        Example("/etc/howdah/node.crt"),
+        "This node's certificate, with those that signed it behind it. With it the main port speaks TLS: REST, etcd's API and the members' links. Read again at SIGHUP and POST /reload; files that are not good are refused, and the old certificate stays. Members show it to each other unless ctl.certfile is given, so where verify_client asks for certificates it must be good for clients, too.",
     ),
-    accepted("restapi.http_extra_headers"),
-    accepted("restapi.https_extra_headers"),
+    key("restapi.keyfile", Path, Example("/etc/howdah/node.key"), "Its key. Default: in the same file."),
+    key("restapi.keyfile_password", Secret, Example("change-me"), "What the key is encrypted with."),
+    key(
+        "restapi.cafile",
+        Path,
+        Example("/etc/howdah/ca.crt"),
+        "Who signs the certificates of clients; of nodes too, for `howdah list` and its like, unless ctl.cacert says otherwise.",
+    ),
+    key(
+        "restapi.ciphers",
+        Text,
+        Example("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"),
+        "The cipher suites of TLS 1.2 in OpenSSL's words, out of the six that are spoken. TLS 1.3 is always spoken, nothing older than 1.2 ever.",
+    ),
+    key(
+        "restapi.verify_client",
+        Word(&["none", "optional", "required"]),
+        Default("none"),
+        "Whether clients must show a certificate: never, for requests that change something, for all. With `required` that is true of the members' links and of etcd's clients as well.",
+    ),
+    key("restapi.http_extra_headers", Map, Default("{}"), "Headers of every answer of REST and the dashboard."),
+    key("restapi.https_extra_headers", Map, Default("{}"), "Headers of those answers over TLS; they win."),
     accepted("restapi.request_queue_size"),
     accepted("restapi.thread_pool_size"),
-    accepted("restapi.server_tokens"),
+    key(
+        "restapi.server_tokens",
+        Word(&["original", "minimal", "productonly"]),
+        Default("original"),
+        "What the header `Server` says: howdah and its version, or with productonly howdah alone.",
+    ),
     section("ctl", "What `howdah switchover` and its like send along."),
     section("ctl.authentication", "Default: restapi.authentication."),
     key("ctl.authentication.username", Text, Example("howdah"), "User name."),
     key("ctl.authentication.password", Secret, Example("change-me"), "Password."),
-    accepted("ctl.insecure"),
-    accepted("ctl.cacert"),
-    accepted("ctl.certfile"),
-    accepted("ctl.keyfile"),
-    accepted("ctl.keyfile_password"),
+    key(
+        "ctl.insecure",
+        Flag,
+        Default("false"),
+        "Whether to believe whoever answers, without a look at the certificate; if certfile is given, without a look at the host name only.",
+    ),
+    key(
+        "ctl.cacert",
+        Path,
+        Example("/etc/howdah/ca.crt"),
+        "Who signs the nodes' certificates. Default: restapi.cafile, else whom this machine trusts. Members check each other by it, without host names, if it or ctl.certfile is given; each other's secret they check in any case.",
+    ),
+    key("ctl.certfile", Path, Example("/etc/howdah/client.crt"), "What to show to nodes that ask for a certificate."),
+    key("ctl.keyfile", Path, Example("/etc/howdah/client.key"), "Its key. Default: in the same file."),
+    key("ctl.keyfile_password", Secret, Example("change-me"), "What the key is encrypted with."),
     section("postgresql", "The local PostgreSQL. Absent = a witness: it votes and stores, and runs no database."),
     key(
         "postgresql.listen",
@@ -472,6 +509,20 @@ pub const NODE_KEYS: &[Key] = &[
         Example("127.0.0.1:2379"),
         "Where it listens. Here /health and /metrics answer as etcd's. Absent = main port only.",
     ),
+    key(
+        "etcd.cert_file",
+        Path,
+        Example("/etc/howdah/etcd.crt"),
+        "The certificate of this listener, as etcd's --cert-file. With it the listener speaks TLS, without it it does not, whatever the main port does.",
+    ),
+    key("etcd.key_file", Path, Example("/etc/howdah/etcd.key"), "Its key. Default: in the same file."),
+    key(
+        "etcd.client_cert_auth",
+        Flag,
+        Default("false"),
+        "Whether clients must show a certificate, as etcd's --client-cert-auth. It lets them in; it makes no user of them.",
+    ),
+    key("etcd.trusted_ca_file", Path, Example("/etc/howdah/ca.crt"), "Who signs those certificates."),
     key(
         "etcd.quota",
         Size,

@@ -19,6 +19,7 @@ pub mod node;
 pub mod raw;
 pub mod reader;
 pub mod reload;
+pub mod tls;
 
 pub use address::{HostPort, ListenAddresses};
 pub use check::{ConfigError, load};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::tls::{ClientTls, ServerTls};
 use super::{ClusterSettings, HostPort, ListenAddresses};
 use crate::telemetry::redact::Secret;
 use crate::types::{ByteSize, ClusterName, Network, NodeName};
@@ -29,12 +30,16 @@ pub struct Config {
     pub restapi: RestApiConfig,
     /// Where etcd's clients find a listener of their own; none = on the main port only.
     pub etcd_listen: Option<ListenAddresses>,
+    /// How that listener speaks TLS; none = it does not.
+    pub etcd_tls: Option<ServerTls>,
     /// How many bytes the data of etcd's clients may take.
     pub etcd_quota: u64,
     /// The ports that lead clients to PostgreSQL.
     pub router: RouterConfig,
     /// What clients of the main port send along.
     pub ctl: Option<Credentials>,
+    /// How they speak TLS; members among each other, too.
+    pub ctl_tls: ClientTls,
     /// The local PostgreSQL; none = a witness.
     pub postgresql: Option<PostgresqlConfig>,
     /// How a new cluster begins.
@@ -60,6 +65,8 @@ pub struct RaftConfig {
     pub members: BTreeMap<NodeName, HostPort>,
     /// What members prove to each other. None only in a cluster of one.
     pub secret: Option<Secret<String>>,
+    /// Whether members may talk without TLS where the main port speaks it.
+    pub allow_plaintext: bool,
     /// How often the leader shows that it lives.
     pub heartbeat: Duration,
     /// The shortest wait for the leader.
@@ -85,6 +92,24 @@ pub struct RestApiConfig {
     pub allowlist: Vec<String>,
     /// Whether all members may, too.
     pub allowlist_include_members: bool,
+    /// How it speaks TLS; none = it does not.
+    pub tls: Option<ServerTls>,
+    /// Headers of every answer.
+    pub http_extra_headers: BTreeMap<String, String>,
+    /// Headers of every answer over TLS; they win.
+    pub https_extra_headers: BTreeMap<String, String>,
+    /// What the `Server` header says.
+    pub server_tokens: ServerTokens,
+}
+
+/// What the `Server` header says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ServerTokens {
+    /// Program and version; so does `minimal`.
+    #[default]
+    Original,
+    /// The program alone.
+    ProductOnly,
 }
 
 /// The ports that lead clients to PostgreSQL.
@@ -297,6 +322,11 @@ pub enum WatchdogMode {
 }
 
 impl Config {
+    /// `http` or `https`: how the main port is spoken to.
+    pub fn scheme(&self) -> &'static str {
+        if self.restapi.tls.is_some() { "https" } else { "http" }
+    }
+
     /// Whether this node runs no PostgreSQL.
     pub fn is_witness(&self) -> bool {
         self.postgresql.is_none()

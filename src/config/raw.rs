@@ -131,15 +131,10 @@ fn recognise_below(reader: &mut Reader<'_>, value: &Value, path: &str) {
             Status::Accepted => reader.warning(&here, "is accepted, but not honoured yet"),
             Status::Renamed(new) => reader.warning(&here, format!("is the old name of {new}; rename it")),
             Status::Ignored(why) => reader.warning(&here, format!("is ignored: {why}")),
-            Status::Unsupported(_) if is_harmless(&here, value) => {}
+            Status::Unsupported(_) if value.is_null() => {}
             Status::Unsupported(remedy) => reader.problem(&here, remedy),
         }
     }
-}
-
-/// Values of unsupported keys that ask for what happens anyway.
-fn is_harmless(path: &str, value: &Value) -> bool {
-    value.is_null() || matches!((path, value.as_str()), ("restapi.verify_client", Some("none")))
 }
 
 /// Sections named after a method of the operator: `create_replica_methods: [pgbackrest]`, `method: restore`.

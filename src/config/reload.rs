@@ -14,6 +14,8 @@ pub fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
         ("raft", old.raft != new.raft),
         ("restapi.listen", rest.0.listen != rest.1.listen),
         ("restapi.connect_address", rest.0.connect_address != rest.1.connect_address),
+        ("restapi.certfile", rest.0.tls.is_some() != rest.1.tls.is_some()),
+        ("etcd.cert_file", old.etcd_tls.is_some() != new.etcd_tls.is_some()),
         ("etcd.listen", old.etcd_listen != new.etcd_listen),
         ("etcd.quota", old.etcd_quota != new.etcd_quota),
         ("router", old.router != new.router),

@@ -21,7 +21,7 @@ impl Etcd {
             .members()
             .into_iter()
             .map(|member| {
-                let url = format!("http://{}", member.addr);
+                let url = format!("{}://{}", self.scheme, member.addr);
                 pb::Member {
                     id: member.id.0,
                     name: member.name,

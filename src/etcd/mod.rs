@@ -14,7 +14,7 @@
 //! Who asks is found in [`caller`]; what users may do is decided in [`crate::kv::auth`], here and once more when a change
 //! is applied. While authentication is off, as at first, everybody may do what [`guard`] lets through.
 //!
-//! Deliberately absent: TLS, and when history is forgotten (the store's own business).
+//! Deliberately absent: TLS (the listener's business), and when history is forgotten (the store's own).
 
 mod auth;
 mod caller;
@@ -85,6 +85,8 @@ pub struct Etcd {
     guard: Arc<Guard>,
     cluster_id: u64,
     quota: u64,
+    /// How the members' main ports are spoken to: `http` or `https`.
+    scheme: &'static str,
     closing: CancellationToken,
     tokens: Arc<Tokens>,
     passwords: Passwords,
@@ -124,13 +126,14 @@ impl Etcd {
         space: KeySpace,
         record_open: bool,
         quota: u64,
+        scheme: &'static str,
         closing: CancellationToken,
     ) -> Self {
         let digest = Sha256::digest(cluster.as_str().as_bytes());
         let cluster_id = digest.iter().take(8).fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
         let guard = Arc::new(Guard::new(space, record_open));
         let (tokens, passwords, traffic) = (Arc::default(), Passwords::default(), Arc::default());
-        Self { store, guard, cluster_id, quota, closing, tokens, passwords, traffic }
+        Self { store, guard, cluster_id, quota, scheme, closing, tokens, passwords, traffic }
     }
 
     /// What the main port serves: gRPC, the JSON gateway and `/version`.

@@ -10,6 +10,7 @@ mod control;
 mod parts;
 mod reload;
 mod routing;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use crate::agent::publish::{self, Published};
 use crate::agent::snapshot::Snapshot;
 use crate::agent::tick::Agent;
 use crate::agent::upkeep::{Identity, Upkeep, heir};
-use crate::api::{self, Access, ApiState};
+use crate::api::{self, Access, ApiState, ExtraHeaders, Port};
 use crate::cluster::ClusterRecord;
 use crate::cluster::keys::KeySpace;
 use crate::cluster::writes::Writes;
@@ -40,6 +41,7 @@ use crate::guardian::client::{Guardian, GuardianConfig};
 use crate::postgres::DataDir;
 use crate::raft::{Retention, Store, StoreConfig};
 use crate::telemetry::clock;
+use crate::tls::Dialer;
 
 /// How long the store may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -49,6 +51,7 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// # Errors
 /// One sentence with its causes when a part cannot start. After that everything is handled inside.
 pub async fn run(config: Config) -> Result<()> {
+    let tls = Arc::new(tls::Tls::new(&config).context("set up TLS")?);
     let listeners = api::server::listen(&config.restapi.listen, "restapi.listen").await?;
     let etcd_listeners = match &config.etcd_listen {
         Some(addresses) => api::server::listen(addresses, "etcd.listen").await?,
@@ -61,8 +64,9 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_on_signal(shutdown.clone()));
-    let (store, raft_server) =
-        Store::start(store_config(&config)?, parts::fatal_hook()).await.context("start the store")?;
+    let (store, raft_server) = Store::start(store_config(&config, tls.dialer.clone())?, parts::fatal_hook())
+        .await
+        .context("start the store")?;
     let space = KeySpace::new(&config.namespace, &config.scope);
     let mut initial = Snapshot::starting(config.scope.clone(), config.name.clone(), clock::now(), clock::wall());
     initial.postgres = config.postgresql.as_ref().map(|_| publish::unseen());
@@ -70,7 +74,12 @@ pub async fn run(config: Config) -> Result<()> {
     let asked = Arc::new(Notify::new());
     let orders = Arc::new(Orders::default());
     let access = Arc::new(Access::resolve(&config.restapi).await);
-    let (reloader, local) = reload::Reloader::new(config.clone(), access.clone(), asked.clone());
+    let headers = Arc::new(ExtraHeaders::new(&config.restapi));
+    let (reloader, local) = reload::Reloader::new(
+        config.clone(),
+        reload::AtOnce { access: access.clone(), headers: headers.clone(), tls: tls.clone() },
+        asked.clone(),
+    );
     let control = Arc::new(control::NodeControl {
         store: store.clone(),
         writes: Writes::new(space.clone()),
@@ -87,21 +96,23 @@ pub async fn run(config: Config) -> Result<()> {
     let etcd = parts::etcd(&config, &store, &space, &port_shutdown);
     let clients = routing::start(&config, router_listeners, &store, &space);
     let view = clients.clone().map(|clients| Arc::new(move || clients.status()) as api::RouterView);
-    let rest = api::routes(ApiState { snapshot: snapshot.clone(), control, access, router: view.clone() });
-    let router = rest
-        .merge(crate::raft::raft_routes(raft_server))
-        .merge(etcd.main_port())
-        .merge(crate::dashboard::routes(snapshot.clone(), view, port_shutdown.clone()));
+    let state = ApiState { snapshot: snapshot.clone(), control, access, router: view.clone() };
+    let members = crate::raft::raft_routes(raft_server);
+    let without_tls = config.raft.allow_plaintext.then(|| api::members_alone(state.clone()).merge(members.clone()));
+    let people = api::routes(state).merge(crate::dashboard::routes(snapshot.clone(), view, port_shutdown.clone()));
+    let router = api::headers::with_headers(people, headers).merge(members).merge(etcd.main_port());
+    let port = Port { router, tls: tls.main.clone(), without_tls };
     for listener in listeners {
-        tokio::spawn(api::serve(listener, router.clone(), port_shutdown.clone()));
+        tokio::spawn(api::serve(listener, port.clone(), port_shutdown.clone()));
     }
     for listener in etcd_listeners {
-        tokio::spawn(api::serve(listener, etcd.listener(), port_shutdown.clone()));
+        let port = Port { router: etcd.listener(), tls: tls.etcd.clone(), without_tls: None };
+        tokio::spawn(api::serve(listener, port, port_shutdown.clone()));
     }
     info!(address = %config.restapi.connect_address, version = env!("CARGO_PKG_VERSION"), "node started");
     let ending = match (&config.postgresql, instance) {
         (Some(_), Some(instance)) => {
-            let inlets = Inlets { asked, orders, local };
+            let inlets = Inlets { asked, orders, local, dialer: tls.dialer.clone() };
             run_agent(&config, &store, &space, instance, snapshot_tx, inlets, shutdown.clone()).await
         }
         _ => {
@@ -143,7 +154,7 @@ async fn check_place(instance: &crate::postgres::Instance) -> Result<()> {
     }
 }
 
-fn store_config(config: &Config) -> Result<StoreConfig> {
+fn store_config(config: &Config, dialer: Dialer) -> Result<StoreConfig> {
     let raft = &config.raft;
     Ok(StoreConfig {
         cluster: config.scope.clone(),
@@ -152,6 +163,7 @@ fn store_config(config: &Config) -> Result<StoreConfig> {
         members: raft.members.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
         data_dir: raft.data_dir.clone(),
         secret: parts::secret(config),
+        dialer,
         heartbeat: raft.heartbeat,
         election_min: raft.election_timeout_min,
         election_max: raft.election_timeout_max,
@@ -165,6 +177,7 @@ struct Inlets {
     asked: Arc<Notify>,
     orders: Arc<Orders>,
     local: watch::Receiver<Arc<Local>>,
+    dialer: Dialer,
 }
 
 async fn run_agent(
@@ -176,7 +189,7 @@ async fn run_agent(
     inlets: Inlets,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let Inlets { asked, orders, local } = inlets;
+    let Inlets { asked, orders, local, dialer } = inlets;
     let Some(pg) = &config.postgresql else { return Ok(()) };
     let guardian_config = GuardianConfig {
         socket: config.raft.data_dir.join("guardian.sock"),
@@ -199,7 +212,7 @@ async fn run_agent(
     let identity = Identity {
         me: config.name.clone(),
         conn_url: format!("postgres://{}/postgres", pg.connect_address),
-        api_url: format!("http://{}/patroni", config.restapi.connect_address),
+        api_url: format!("{}://{}/patroni", config.scheme(), config.restapi.connect_address),
         tags: config.tags.all.clone(),
     };
     let callbacks = Callbacks::start(pg.callbacks.clone(), instance.clone(), config.scope.to_string());
@@ -211,7 +224,7 @@ async fn run_agent(
             instance: instance.clone(),
             guardian: guardian.clone(),
             lock: lock.clone(),
-            peers: Peers::new(),
+            peers: Peers::new(dialer),
             place: Place::of(&config.tags, &pg.callbacks),
             follows: None,
             follows_outside: false,

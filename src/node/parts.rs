@@ -11,6 +11,7 @@ use crate::agent::logins::{Logins, Role};
 use crate::cluster::keys::KeySpace;
 use crate::config::Config;
 use crate::config::node::{PostgresqlConfig, RoleConfig, ToolOption, WatchdogMode};
+use crate::config::tls::{ServerTls, VerifyClient};
 use crate::etcd::Etcd;
 use crate::guardian::{WatchdogConfig, WatchdogMode as GuardianWatchdog};
 use crate::postgres::{Instance, InstanceConfig, Method, Restore};
@@ -73,8 +74,16 @@ fn method(method: &crate::config::node::Method) -> Method {
 /// etcd's API. It asks for no password: where REST does, what REST guards is closed to it.
 pub(super) fn etcd(config: &Config, store: &Store, space: &KeySpace, closing: &CancellationToken) -> Etcd {
     let restapi = &config.restapi;
-    let record_open = restapi.authentication.is_none() && restapi.allowlist.is_empty();
-    Etcd::new(store.clone(), &config.scope, space.clone(), record_open, config.etcd_quota, closing.clone())
+    let asks = |tls: &Option<ServerTls>| tls.as_ref().map_or(VerifyClient::None, |tls| tls.verify_client);
+    // REST tells requests with a certificate from those without; etcd's API can rely only on connections that have one.
+    let certified = match asks(&restapi.tls) {
+        VerifyClient::None => true,
+        VerifyClient::Optional => false,
+        VerifyClient::Required => config.etcd_listen.is_none() || asks(&config.etcd_tls) == VerifyClient::Required,
+    };
+    let record_open = restapi.authentication.is_none() && restapi.allowlist.is_empty() && certified;
+    let (space, closing) = (space.clone(), closing.clone());
+    Etcd::new(store.clone(), &config.scope, space, record_open, config.etcd_quota, config.scheme(), closing)
 }
 
 /// The roles, without the passwords that the file leaves out.

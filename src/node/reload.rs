@@ -10,8 +10,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
+use super::tls::Tls;
 use crate::agent::local::{Local, Place};
-use crate::api::Access;
+use crate::api::{Access, ExtraHeaders};
 use crate::config::node::CallbacksConfig;
 use crate::config::reload::needs_start;
 use crate::config::{self, Config};
@@ -20,26 +21,29 @@ use crate::postgres::LocalSettings;
 /// Reads the file of a running node again.
 pub(super) struct Reloader {
     started_with: Config,
-    access: Arc<Access>,
+    at_once: AtOnce,
     local: watch::Sender<Arc<Local>>,
     asked: Arc<Notify>,
 }
 
+/// Parts that take over another configuration at once.
+pub(super) struct AtOnce {
+    pub(super) access: Arc<Access>,
+    pub(super) headers: Arc<ExtraHeaders>,
+    pub(super) tls: Arc<Tls>,
+}
+
 impl Reloader {
     /// For a node that was started with `config`. The receiver gets what is read again, not what is there now.
-    pub(super) fn new(
-        config: Config,
-        access: Arc<Access>,
-        asked: Arc<Notify>,
-    ) -> (Arc<Self>, watch::Receiver<Arc<Local>>) {
+    pub(super) fn new(config: Config, at_once: AtOnce, asked: Arc<Notify>) -> (Arc<Self>, watch::Receiver<Arc<Local>>) {
         let (local, receiver) = watch::channel(Arc::new(changeable(&config)));
-        (Arc::new(Self { started_with: config, access, local, asked }), receiver)
+        (Arc::new(Self { started_with: config, at_once, local, asked }), receiver)
     }
 
     /// Reads it, and says what of it needs another start of the node.
     ///
     /// # Errors
-    /// Everything that is wrong with the file; nothing has changed then.
+    /// Everything that is wrong with the file, or with a certificate that it names; nothing has changed then.
     pub(super) async fn reload(&self) -> Result<Vec<&'static str>, String> {
         let path = self.started_with.path.clone();
         let read = tokio::task::spawn_blocking(move || config::load(&path)).await;
@@ -51,13 +55,21 @@ impl Reloader {
         for warning in &config.warnings {
             warn!("configuration: {warning}");
         }
-        self.access.replace(&config.restapi).await;
+        self.at_once.tls.replace(&config).map_err(|error| format!("{}; the old certificates stay", words(&error)))?;
+        self.at_once.access.replace(&config.restapi).await;
+        self.at_once.headers.replace(&config.restapi);
         let later = needs_start(&self.started_with, &config);
         self.local.send_replace(Arc::new(changeable(&config)));
         self.asked.notify_one();
         info!(needs_start_of_node = later.join(", "), "configuration read again");
         Ok(later)
     }
+}
+
+/// An error with its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn changeable(config: &Config) -> Local {

@@ -12,8 +12,8 @@
 //! cover both nonces and both identities, so neither can be replayed or reflected. Names, ids and
 //! generation are compared only after the proof: strangers learn nothing about the cluster.
 //!
-//! Absent on purpose: encryption. Frames after the handshake are plain; put TLS or a private network
-//! below where the path is not trusted.
+//! Over TLS both proofs also cover the session: who sits in between, with a session on each side, can pass on neither.
+//! Absent on purpose: encryption. Without TLS below, frames after the handshake are plain.
 
 use std::io;
 use std::time::Duration;
@@ -93,10 +93,18 @@ type Proof = [u8; 32];
 /// A framed connection.
 pub type Wire<S> = Framed<S, LengthDelimitedCodec>;
 
-fn proof(secret: &Secret<String>, side: &str, hello: &Hello, challenge: &Challenge) -> io::Result<Hmac<Sha256>> {
+/// What a proof is made with: the cluster's secret, and the session of TLS below, if there is one.
+#[derive(Clone, Copy)]
+pub struct Key<'a>(pub &'a Secret<String>, pub Option<[u8; 32]>);
+
+fn proof(key: Key<'_>, side: &str, hello: &Hello, challenge: &Challenge) -> io::Result<Hmac<Sha256>> {
+    let Key(secret, session) = key;
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).map_err(io::Error::other)?;
-    let transcript = codec::encode(&("howdah-raft/1", side, hello, challenge)).map_err(io::Error::other)?;
-    mac.update(&transcript);
+    let transcript = match session {
+        None => codec::encode(&("howdah-raft/1", side, hello, challenge)),
+        Some(session) => codec::encode(&("howdah-raft/1 over TLS", side, hello, challenge, session)),
+    };
+    mac.update(&transcript.map_err(io::Error::other)?);
     Ok(mac)
 }
 
@@ -133,7 +141,7 @@ fn id(local: &Local) -> u64 {
 /// [`AuthError`]; the connection is of no use then.
 pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     io: S,
-    secret: &Secret<String>,
+    key: Key<'_>,
     local: &Local,
     to: u64,
     class: Class,
@@ -150,11 +158,11 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     };
     send(&mut wire, Kind::Greeting, &hello).await?;
     let challenge: Challenge = receive(&mut wire).await?;
-    let mine: Proof = proof(secret, "client", &hello, &challenge)?.finalize().into_bytes().into();
+    let mine: Proof = proof(key, "client", &hello, &challenge)?.finalize().into_bytes().into();
     send(&mut wire, Kind::Greeting, &mine).await?;
     let theirs: Proof = receive(&mut wire).await?;
     // `verify_slice` compares in constant time.
-    let known = proof(secret, "server", &hello, &challenge)?.verify_slice(&theirs);
+    let known = proof(key, "server", &hello, &challenge)?.verify_slice(&theirs);
     if known.is_err() {
         return Err(AuthError::Refused("the peer does not know the cluster's secret".to_owned()));
     }
@@ -188,7 +196,7 @@ fn judge(local: &Local, hello: &Hello) -> Result<(), String> {
 /// [`AuthError`]; the peer has been told why if it proved that it knows the secret, else only "no".
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     io: S,
-    secret: &Secret<String>,
+    key: Key<'_>,
     local: &Local,
 ) -> Result<(Wire<S>, Peer), AuthError> {
     let mut wire = Framed::new(io, framing(MAX_GREETING));
@@ -197,7 +205,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         Challenge { generation: generation(local), id: id(local), name: local.name.clone(), nonce: rand::random() };
     send(&mut wire, Kind::Greeting, &challenge).await?;
     let theirs: Proof = receive(&mut wire).await?;
-    if proof(secret, "client", &hello, &challenge)?.verify_slice(&theirs).is_err() {
+    if proof(key, "client", &hello, &challenge)?.verify_slice(&theirs).is_err() {
         let why = "the cluster's secret is not the same on both nodes".to_owned();
         send(&mut wire, Kind::Refusal, &why).await?;
         return Err(AuthError::Refused(why));
@@ -206,7 +214,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         send(&mut wire, Kind::Refusal, &why).await?;
         return Err(AuthError::Refused(why));
     }
-    let mine: Proof = proof(secret, "server", &hello, &challenge)?.finalize().into_bytes().into();
+    let mine: Proof = proof(key, "server", &hello, &challenge)?.finalize().into_bytes().into();
     send(&mut wire, Kind::Greeting, &mine).await?;
     wire.codec_mut().set_max_frame_length(MAX_FRAME);
     Ok((wire, Peer { name: hello.name, class: hello.class }))

@@ -137,6 +137,7 @@ pub async fn start(config: StoreConfig, fatal: FatalHook) -> Result<Arc<Node>, E
         Local { cluster: config.cluster.to_string(), name: config.name.to_string(), identity: identity.clone() };
     let presence = Arc::new(Presence {
         secret: config.secret.clone(),
+        dialer: config.dialer.clone().within(super::link::CONNECT),
         local: Mutex::new(local),
         addresses: Mutex::default(),
         tally: Tally::default(),

@@ -30,6 +30,7 @@ use crate::kv::command::{Command, RangeRequest, RangeResponse, Response};
 use crate::telemetry::clock;
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::redact::Secret;
+use crate::tls::Dialer;
 use crate::types::{ClusterName, LeaseId, NodeName};
 
 /// Leases shorter than that would not survive a change of the Raft leader.
@@ -60,6 +61,8 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// What members prove to each other.
     pub secret: Secret<String>,
+    /// How other members are connected to.
+    pub dialer: Dialer,
     /// Time between heartbeats; 100 ms.
     pub heartbeat: Duration,
     /// Shortest election timeout; 500 ms.

@@ -15,20 +15,21 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::auth::{self, AuthError, Local, Wire};
+use super::auth::{self, AuthError, Key, Local, Wire};
 use super::codec;
 use super::tally::{PeerTally, Tally};
 use super::wire::{Class, Frame, Kind, Request, Response};
 use crate::telemetry::clock;
 use crate::telemetry::redact::Secret;
+use crate::tls::{Dialer, Stream};
 use crate::types::Mono;
 
 const QUEUE: usize = 256;
-const CONNECT: Duration = Duration::from_millis(500);
+/// A connection, and a session of TLS on it, each must be there in this time.
+pub const CONNECT: Duration = Duration::from_millis(500);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_millis(200);
 /// Sent data that nobody acknowledges for so long means that the path is dead.
@@ -61,6 +62,8 @@ struct Call {
 pub struct Presence {
     /// The shared secret.
     pub secret: Secret<String>,
+    /// With TLS or without.
+    pub dialer: Dialer,
     /// This node as it presents itself now.
     pub local: Mutex<Local>,
     /// Where members are, by id, as the membership says now. A member may move while links to it exist.
@@ -149,7 +152,7 @@ pub async fn answer(pending: Pending, within: Duration) -> Result<Response, Call
 
 /// Who waits for which answer, and since when.
 type Waiting = Arc<Mutex<HashMap<u64, (Mono, oneshot::Sender<Result<Bytes, CallError>>)>>>;
-type Conversation = Wire<BufReader<TcpStream>>;
+type Conversation = Wire<BufReader<Stream>>;
 
 struct Task {
     target: Target,
@@ -221,16 +224,17 @@ impl Task {
     async fn connect(&mut self) -> Result<Conversation, AuthError> {
         let late = || io::Error::from(io::ErrorKind::TimedOut);
         self.target.addr = self.presence.address_of(&self.target);
-        let stream = timeout(CONNECT, TcpStream::connect(&self.target.addr)).await.map_err(|_| late())??;
-        tune(&stream);
-        timeout(auth::TIMEOUT, self.open(stream)).await.map_err(|_| late())?
+        let (stream, binding) = self.presence.dialer.connect(&self.target.addr).await?;
+        tune(stream.tcp());
+        timeout(auth::TIMEOUT, self.open(stream, binding)).await.map_err(|_| late())?
     }
 
-    async fn open(&self, stream: TcpStream) -> Result<Conversation, AuthError> {
+    async fn open(&self, stream: Stream, binding: Option<[u8; 32]>) -> Result<Conversation, AuthError> {
         let mut io = BufReader::new(stream);
         upgrade(&mut io, &self.target.addr).await?;
         let Target { id, class, .. } = self.target;
-        let (wire, _) = auth::connect(io, &self.presence.secret, &self.presence.local(), id, class).await?;
+        let (wire, _) =
+            auth::connect(io, Key(&self.presence.secret, binding), &self.presence.local(), id, class).await?;
         Ok(wire)
     }
 
@@ -317,7 +321,7 @@ async fn read(mut stream: SplitStream<Conversation>, waiting: Waiting, tally: Ar
 }
 
 /// Asks the peer's HTTP server to hand the connection over.
-async fn upgrade(io: &mut BufReader<TcpStream>, addr: &str) -> io::Result<()> {
+async fn upgrade(io: &mut BufReader<Stream>, addr: &str) -> io::Result<()> {
     let request = format!(
         "GET /raft HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: {}\r\n\r\n",
         super::server::PROTOCOL
@@ -345,7 +349,7 @@ async fn upgrade(io: &mut BufReader<TcpStream>, addr: &str) -> io::Result<()> {
 }
 
 /// Small messages leave at once; a dead path is noticed.
-pub fn tune(stream: &TcpStream) {
+pub fn tune(stream: &tokio::net::TcpStream) {
     // Best effort: without these the connection works, only slower.
     let _ = stream.set_nodelay(true);
     #[cfg(target_os = "linux")]

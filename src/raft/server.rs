@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::auth::{self, AuthError, Peer, Wire};
+use super::auth::{self, AuthError, Key, Peer, Wire};
 use super::codec;
 use super::error::StoreError;
 use super::node::Node;
@@ -33,6 +33,7 @@ use super::snapshot::{Header, MAX_BODY};
 use super::types::{Snapshot, TypeConfig, Vote};
 use super::wire::{ClientError, Frame, Kind, MAX_FRAME, Request, Response};
 use crate::telemetry::clock;
+use crate::tls::Session;
 use crate::types::Mono;
 
 /// What the connection is upgraded to.
@@ -85,7 +86,9 @@ impl RaftServer {
     }
 
     /// Speaks the members' protocol on a connection, until it ends.
-    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: S) {
+    ///
+    /// `binding`: the session of TLS that the connection runs over, if there is one.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: S, binding: Option<[u8; 32]>) {
         let Ok(_connection) = self.connections.try_acquire() else {
             return self.log_refusal(&AuthError::Refused("too many connections".to_owned()));
         };
@@ -94,7 +97,7 @@ impl RaftServer {
                 return self.log_refusal(&AuthError::Refused("too many handshakes at once".to_owned()));
             };
             let local = self.node.presence.local();
-            match timeout(auth::TIMEOUT * 2, auth::accept(io, &self.node.presence.secret, &local)).await {
+            match timeout(auth::TIMEOUT * 2, auth::accept(io, Key(&self.node.presence.secret, binding), &local)).await {
                 Err(_) => Err(AuthError::Io(io::ErrorKind::TimedOut.into())),
                 Ok(result) => result,
             }
@@ -129,10 +132,11 @@ async fn hand_over(State(server): State<RaftServer>, mut request: HttpRequest) -
         let required = [(header::UPGRADE, PROTOCOL)];
         return (StatusCode::UPGRADE_REQUIRED, required, "this is where members meet\n").into_response();
     }
+    let binding = request.extensions().get::<Session>().and_then(|session| session.binding);
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match timeout(auth::TIMEOUT, upgrade).await {
-            Ok(Ok(io)) => server.serve(TokioIo::new(io)).await,
+            Ok(Ok(io)) => server.serve(TokioIo::new(io), binding).await,
             Ok(Err(error)) => tracing::debug!(%error, "raft: upgrade failed"),
             Err(_) => tracing::debug!("raft: upgrade took too long"),
         }

@@ -42,11 +42,13 @@ pub struct Options {
     pub nodes: usize,
     /// Times and PostgreSQL settings; the product's defaults unless a test is about others.
     pub settings: Settings,
+    /// Where PostgreSQL's programs are; none where they are found.
+    pub bin_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, settings: Settings::default() }
+        Self { nodes: 3, settings: Settings::default(), bin_dir: None }
     }
 }
 
@@ -65,6 +67,7 @@ pub struct Cluster {
     pub passwords: Passwords,
     pub boot: BootTimes,
     pub user: Option<OsUser>,
+    bin_dir: Option<PathBuf>,
     agents: BTreeMap<String, Child>,
     runtime: tokio::runtime::Runtime,
     directory: Option<tempfile::TempDir>,
@@ -113,9 +116,16 @@ impl Cluster {
             place::create_node_dir(&node.dir, user.as_ref()).expect("the node's directory");
         }
         let passwords = node_yaml::write_all(&layout, &options.settings).expect("the nodes' configuration");
+        let bin_dir = options.bin_dir.clone();
+        for node in layout.nodes().iter().filter(|_| bin_dir.is_some()) {
+            let text = std::fs::read_to_string(&node.yaml).expect("written a moment ago");
+            let mut tree: serde_json::Value = serde_yaml_ng::from_str(&text).expect("valid");
+            tree["postgresql"]["bin_dir"] = serde_json::json!(bin_dir);
+            std::fs::write(&node.yaml, tree.to_string()).expect("writable");
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (agents, directory, boot) = (BTreeMap::new(), Some(directory), BootTimes::default());
-        Self { layout, passwords, boot, user, agents, runtime, directory, _turn: turn }
+        Self { layout, passwords, boot, user, bin_dir, agents, runtime, directory, _turn: turn }
     }
 
     /// The nodes' names, in order.
@@ -288,7 +298,10 @@ impl Cluster {
 
     /// A program of PostgreSQL, to be run by the user who may.
     pub fn postgres_command(&self, program: &str) -> Command {
-        postgres_command(self.user.as_ref(), program)
+        match &self.bin_dir {
+            Some(dir) => command_of(self.user.as_ref(), dir.join(program)),
+            None => postgres_command(self.user.as_ref(), program),
+        }
     }
 
     /// Makes a killed primary's history differ from its successor's: writes to it while it is alone.
@@ -362,7 +375,11 @@ fn reserve(count: usize) -> Vec<NodePorts> {
 
 /// A program of PostgreSQL, to be run by the user who may.
 pub fn postgres_command(user: Option<&OsUser>, program: &str) -> Command {
-    let mut command = Command::new(postgres_program(program));
+    command_of(user, postgres_program(program))
+}
+
+fn command_of(user: Option<&OsUser>, program: PathBuf) -> Command {
+    let mut command = Command::new(program);
     if let Some(user) = user {
         command.uid(user.uid).gid(user.groups.first().copied().expect("a group"));
     }

@@ -183,6 +183,7 @@ impl Cluster {
             data_dir: self.data_dir(name.as_str()),
             name,
             secret: Secret::new("correct horse battery".to_owned()),
+            dialer: howdah::tls::Dialer::plain(),
             heartbeat: Duration::from_millis(50),
             election_min: Duration::from_millis(250),
             election_max: Duration::from_millis(500),

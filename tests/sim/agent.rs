@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use howdah::agent::observe::{peers_matter, process_view, record_fact, remember, synchronous};
+use howdah::agent::local::Place;
+use howdah::agent::observe::{peers_matter, process_view, record_fact, remember, rules};
 use howdah::agent::publish::{candidate, promotable};
 use howdah::agent::tick::note;
 use howdah::config::ClusterSettings;
 use howdah::guardian::status::Link;
 use howdah::ha::view::{Attempts, ClusterView, DataDirView, Memory, PeerView, ProcessView, Settings, TaskKind};
 use howdah::ha::{Action, Decision, Step, decide, plan};
-use howdah::types::{Fact, NodeName, WalBytes};
+use howdah::types::{Fact, NodeName};
 
 use crate::clock::MS;
 use crate::mutations::Mutation;
@@ -27,20 +28,7 @@ const AFTER_FAILURE: u64 = 100 * MS;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
 pub fn settings(config: &ClusterSettings, nofailover: bool) -> Settings {
-    Settings {
-        ttl: config.ttl,
-        loop_wait: config.loop_wait,
-        maximum_lag_on_failover: WalBytes(config.maximum_lag_on_failover.0),
-        primary_start_timeout: config.primary_start_timeout,
-        pause: config.pause,
-        use_pg_rewind: config.postgresql.use_pg_rewind,
-        nofailover,
-        failover_priority: 1,
-        upstream: howdah::ha::view::UpstreamTag::Leader,
-        pre_promote: false,
-        standby_cluster: None,
-        synchronous: synchronous(config),
-    }
+    rules(config, &Place { nofailover, ..Place::default() })
 }
 
 impl World {

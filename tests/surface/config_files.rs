@@ -121,7 +121,7 @@ async fn each_mistake_has_its_sentence() {
         ),
         (
             with("scope: main", "scope: main\nrestapi: {verify_client: required}"),
-            "restapi.verify_client: client certificates are not checked; remove it and use restapi.authentication and restapi.allowlist",
+            "restapi.verify_client: asks for certificates on a port without TLS; add restapi.certfile, or remove it",
         ),
         (
             with("scope: main", "scope: main\nlog: {level: chatty}"),

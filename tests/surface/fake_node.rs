@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use howdah::agent::snapshot::{RaftMember, Snapshot};
 use howdah::api::control::{Answer, NewMember, ReinitializeRequest, RestartRequest, SwitchoverRequest};
-use howdah::api::{Access, ApiState, Control, ControlError, ControlOutcome, routes, serve};
+use howdah::api::{Access, ApiState, Control, ControlError, ControlOutcome, Port, routes, serve};
 use howdah::config::cluster_settings::merge_patch;
 use howdah::config::node::{Credentials, RestApiConfig};
 use howdah::config::{HostPort, ListenAddresses};
@@ -173,11 +173,15 @@ impl FakeNode {
             authentication: guard.password.map(password),
             allowlist: guard.allowlist.iter().map(|entry| (*entry).to_owned()).collect(),
             allowlist_include_members: guard.include_members,
+            tls: None,
+            http_extra_headers: Default::default(),
+            https_extra_headers: Default::default(),
+            server_tokens: Default::default(),
         };
         let access = Arc::new(Access::resolve(&config).await);
         let shutdown = CancellationToken::new();
         let router = routes(ApiState { snapshot: receiver, control: control.clone(), access, router: None });
-        tokio::spawn(serve(listener, router, shutdown.clone()));
+        tokio::spawn(serve(listener, Port::plain(router), shutdown.clone()));
         Self { port, control, shutdown }
     }
 
