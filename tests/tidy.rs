@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("guardian", &["types", "telemetry"]),
     ("postgres", &["types", "telemetry"]),
     ("agent", &["types", "telemetry", "kv", "cluster", "ha", "config", "raft", "guardian", "postgres"]),
-    ("api", &["types", "telemetry", "config", "agent"]),
+    ("api", &["types", "telemetry", "cluster", "ha", "config", "agent"]),
     ("etcd", &["types", "telemetry", "kv", "cluster", "config", "raft"]),
     ("router", &["types", "telemetry", "cluster", "config", "agent"]),
     ("dashboard", &["telemetry", "agent", "api"]),
@@ -48,7 +48,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("dev", &["types", "telemetry", "config"]),
-    ("cli", &["types", "telemetry", "kv", "cluster", "config", "raft", "guardian", "agent", "api", "node", "dev"]),
+    (
+        "cli",
+        &["types", "telemetry", "kv", "cluster", "ha", "config", "raft", "guardian", "agent", "api", "node", "dev"],
+    ),
     ("docs", &[]),
 ];
 

@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::act::{Actor, Outcome};
 use super::callbacks::Callbacks;
+use super::chronicle::Chronicle;
 use super::event::Event;
 use super::journal::Journal;
 use super::local::Local;
@@ -16,6 +17,7 @@ use super::lock::LockState;
 use super::observe::{Circumstances, Observer};
 use super::orders::{Orders, Working};
 use super::publish::{self, Published};
+use super::recorder::Recorder;
 use super::snapshot::Snapshot;
 use super::upkeep::{self, Upkeep};
 use crate::cluster::ClusterRecord;
@@ -44,6 +46,10 @@ pub struct Agent {
     pub upkeep: Upkeep,
     /// Remembers why.
     pub journal: Journal,
+    /// Remembers on what.
+    pub recorder: Recorder,
+    /// Writes down who led when, and how it came to that.
+    pub chronicle: Chronicle,
     /// What is the same in every snapshot.
     pub published: Published,
     /// Shows.
@@ -146,7 +152,10 @@ impl Agent {
         let decision = decide(&view);
         note(&view, &decision, memory);
         let at: WallTime = clock::wall();
-        if self.journal.record(&view, &decision, at) {
+        let changed = self.journal.record(&view, &decision, at);
+        self.recorder.keep(&view, &decision, at, changed);
+        self.chronicle.look(&view, &decision, at);
+        if changed {
             let action = decision.action.code();
             let reason = decision.reason.code();
             info!(action, reason, "{}", decision.reason);
@@ -158,6 +167,7 @@ impl Agent {
             if is_planned_stop(&view, &decision) {
                 self.upkeep.announce_stop(&self.actor, &view, &self.observer.sighting).await;
             }
+            self.actor.ending = self.chronicle.ending(&view, &decision, at);
             let steps = plan(&decision.action, &view);
             if self.actor.run(steps, &view, settings, memory).await == Outcome::Failed {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -170,6 +180,10 @@ impl Agent {
             let use_slots = settings.postgresql.use_slots;
             let scheduled = self.orders.scheduled().map(|restart| restart.json());
             self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, use_slots, scheduled).await;
+            if let Some(said) = self.upkeep.primary_said() {
+                self.chronicle.routed(&view, said, clock::wall());
+            }
+            self.chronicle.write(&self.actor).await;
             self.publish(&view, settings);
         }
         (view, decision)
@@ -235,6 +249,8 @@ impl Agent {
         if let Some(pg) = &mut snapshot.postgres {
             pg.scheduled_restart = self.orders.scheduled().map(|restart| restart.json());
         }
+        let revision = view.record.any().map_or(0, |record| record.timeline_revision);
+        snapshot.timeline = self.chronicle.entries(&self.actor.store, self.actor.writes.space(), revision);
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 

@@ -53,6 +53,7 @@ pub struct Upkeep {
     slots_at: Option<Mono>,
     slots_for: BTreeSet<String>,
     raft_move_at: Option<Mono>,
+    primary_said: Option<Mono>,
     checkpoint: Option<tokio::task::JoinHandle<Result<(), crate::postgres::Error>>>,
 }
 
@@ -66,8 +67,14 @@ impl Upkeep {
             slots_at: None,
             slots_for: BTreeSet::new(),
             raft_move_at: None,
+            primary_said: None,
             checkpoint: None,
         }
+    }
+
+    /// When this node said that it takes writes; none while it does not lead.
+    pub fn primary_said(&self) -> Option<Mono> {
+        self.primary_said
     }
 
     /// The node's file has been read again.
@@ -90,7 +97,11 @@ impl Upkeep {
         if leading && self.published.as_ref().is_none_or(|(published, ..)| published.role != "primary") {
             // Routers let clients write at this word; everything else can follow it.
             let member = self.member(actor, view, sighting);
-            report(self.publish(actor, view, member).await, "publish the member record");
+            let published = self.publish(actor, view, member).await;
+            if published.is_ok() {
+                self.primary_said = Some(clock::now());
+            }
+            report(published, "publish the member record");
         }
         if leading && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) {
             // Also when an agent before this one has promoted: until this checkpoint nobody can rewind from here.
@@ -105,6 +116,7 @@ impl Upkeep {
         } else {
             self.status = None;
             self.slots_at = None;
+            self.primary_said = None;
         }
         let member = MemberRecord { scheduled_restart, ..self.member(actor, view, sighting) };
         report(self.publish(actor, view, member).await, "publish the member record");
