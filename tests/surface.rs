@@ -16,3 +16,5 @@ mod openapi;
 mod tables;
 #[path = "surface/verbs.rs"]
 mod verbs;
+#[path = "surface/why.rs"]
+mod why;

@@ -15,6 +15,7 @@ use super::logins::Logins;
 use super::observe::process_view;
 use super::upkeep::history_lines;
 use crate::cluster::ClusterRecord;
+use crate::cluster::changes::EndedRecord;
 use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, HistoryLine, StatusRecord};
 use crate::cluster::writes::Writes;
 use crate::config::node::CallbacksConfig;
@@ -134,6 +135,8 @@ pub struct Actor {
     pub reloaded: bool,
     /// A person asked the server to read its files again.
     pub reload_asked: bool,
+    /// What is to be written about a leadership with its end.
+    pub ending: Option<EndedRecord>,
 }
 
 impl Actor {
@@ -628,7 +631,7 @@ impl Actor {
                 let history = self.unpublished_history(view);
                 let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
                 let txn = self.writes.release_leader(*term, status.as_ref(), history.as_deref(), creating);
-                self.write(txn).await?;
+                self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
                 memory.crash_restarts.clear();
             }
             RecordStep::HandOver { term, to, shutdown_lsn, why } => {
@@ -643,8 +646,8 @@ impl Actor {
                 self.lock.give_up(*term);
                 memory.ending_term = Some(*term);
                 let history = self.unpublished_history(view);
-                self.write(self.writes.hand_over(*term, &handover, &published_status(view), history.as_deref()))
-                    .await?;
+                let txn = self.writes.hand_over(*term, &handover, &published_status(view), history.as_deref());
+                self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
                 memory.stopped_for_handover = None;
             }
             RecordStep::WriteSync { term, record, mod_revision } => {

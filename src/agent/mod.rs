@@ -1,12 +1,13 @@
 //! The loop: the only place where the core meets effects.
 //!
 //! ```text
-//! event.rs -> observe.rs -> ha::decide -> ha::plan -> act.rs -> journal.rs -> publish.rs
+//! event.rs -> observe.rs -> ha::decide -> ha::plan -> act.rs -> journal.rs, recorder.rs, chronicle.rs -> publish.rs
 //! lock.rs beside it: the lease, and every permit that there is
 //! ```
 
 pub mod act;
 pub mod callbacks;
+pub mod chronicle;
 pub mod event;
 pub mod follow;
 pub mod journal;
@@ -17,6 +18,7 @@ pub mod observe;
 pub mod orders;
 pub mod peers;
 pub mod publish;
+pub mod recorder;
 pub mod slots;
 pub mod snapshot;
 pub mod tick;

@@ -278,6 +278,7 @@ pub fn raft(status: &StoreStatus) -> RaftStatus {
                 name: member.name.clone(),
                 addr: member.addr.clone(),
                 voter: member.voter,
+                reachable: member.reachable,
             })
             .collect(),
     }

@@ -7,11 +7,13 @@
 //! know "now" (is the permit still valid, is the view still young) brings its own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cluster::changes::ChangeRecord;
 use crate::config::{ClusterSettings, SynchronousMode};
 use crate::types::{ClusterName, Lsn, Mono, NodeName, PgVersion, RaftId, SystemId, Term, TimelineId, WallTime};
 
@@ -57,6 +59,9 @@ pub struct Snapshot {
     pub decision_counts: BTreeMap<String, u64>,
     /// The long task that runs now, if any.
     pub task: Option<LongTask>,
+    /// What has happened to the leadership, oldest first. Shown by `/timeline`, not with everything else: it is long.
+    #[serde(default, skip_serializing)]
+    pub timeline: Arc<Vec<ChangeRecord>>,
 }
 
 /// The local PostgreSQL as seen at the last tick. Positions that could not be read are none.
@@ -398,6 +403,9 @@ pub struct RaftMember {
     pub addr: String,
     /// Whether it votes.
     pub voter: bool,
+    /// Whether it answers; only the store's leader knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
 }
 
 /// What the router of a node does and has done; counters begin with the process.
@@ -565,6 +573,7 @@ impl Snapshot {
             decisions: Vec::new(),
             decision_counts: BTreeMap::new(),
             task: None,
+            timeline: Arc::default(),
         }
     }
 

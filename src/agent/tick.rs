@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::act::{Actor, Outcome};
 use super::callbacks::Callbacks;
+use super::chronicle::Chronicle;
 use super::event::Event;
 use super::follow::{Configured, Whom};
 use super::journal::Journal;
@@ -17,6 +18,7 @@ use super::lock::LockState;
 use super::observe::{Circumstances, Observer};
 use super::orders::{Orders, Working};
 use super::publish::{self, Published};
+use super::recorder::Recorder;
 use super::snapshot::Snapshot;
 use super::upkeep::{self, Upkeep};
 use crate::cluster::ClusterRecord;
@@ -45,6 +47,10 @@ pub struct Agent {
     pub upkeep: Upkeep,
     /// Remembers why.
     pub journal: Journal,
+    /// Remembers on what.
+    pub recorder: Recorder,
+    /// Writes down who led when, and how it came to that.
+    pub chronicle: Chronicle,
     /// What is the same in every snapshot.
     pub published: Published,
     /// Shows.
@@ -148,7 +154,10 @@ impl Agent {
         let decision = decide(&view);
         note(&view, &decision, memory);
         let at: WallTime = clock::wall();
-        if self.journal.record(&view, &decision, at) {
+        let changed = self.journal.record(&view, &decision, at);
+        self.recorder.keep(&view, &decision, at, changed);
+        self.chronicle.look(&view, &decision, at);
+        if changed {
             let action = decision.action.code();
             let reason = decision.reason.code();
             info!(action, reason, "{}", decision.reason);
@@ -160,6 +169,7 @@ impl Agent {
             if is_planned_stop(&view, &decision) {
                 self.upkeep.announce_stop(&self.actor, &view, &self.observer.sighting).await;
             }
+            self.actor.ending = self.chronicle.ending(&view, &decision, at);
             let steps = plan(&decision.action, &view);
             if self.actor.run(steps, &view, settings, memory).await == Outcome::Failed {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -172,6 +182,10 @@ impl Agent {
             let scheduled = self.orders.scheduled().map(|restart| restart.json());
             self.upkeep.round(&mut self.actor, &view, &self.observer.sighting, settings, scheduled).await;
             memory.slots_to_copy = self.actor.slot_files.keys().cloned().collect();
+            if let Some(said) = self.upkeep.primary_said() {
+                self.chronicle.routed(&view, said, clock::wall());
+            }
+            self.chronicle.write(&self.actor).await;
             self.publish(&view, settings);
         }
         (view, decision)
@@ -244,6 +258,8 @@ impl Agent {
         if let Some(pg) = &mut snapshot.postgres {
             pg.scheduled_restart = self.orders.scheduled().map(|restart| restart.json());
         }
+        let revision = view.record.any().map_or(0, |record| record.timeline_revision);
+        snapshot.timeline = self.chronicle.entries(&self.actor.store, self.actor.writes.space(), revision);
         self.snapshot.send_replace(Arc::new(snapshot));
     }
 

@@ -55,6 +55,7 @@ pub struct Upkeep {
     keeper: Keeper,
     planned: Option<Plan>,
     raft_move_at: Option<Mono>,
+    primary_said: Option<Mono>,
     checkpoint: Option<tokio::task::JoinHandle<Result<(), crate::postgres::Error>>>,
 }
 
@@ -69,8 +70,14 @@ impl Upkeep {
             keeper: Keeper::default(),
             planned: None,
             raft_move_at: None,
+            primary_said: None,
             checkpoint: None,
         }
+    }
+
+    /// When this node said that it takes writes; none while it does not lead.
+    pub fn primary_said(&self) -> Option<Mono> {
+        self.primary_said
     }
 
     /// The node's file has been read again.
@@ -93,7 +100,11 @@ impl Upkeep {
         if leading && self.published.as_ref().is_none_or(|(published, ..)| published.role != "primary") {
             // Routers let clients write at this word; everything else can follow it.
             let member = self.member(actor, view, sighting);
-            report(self.publish(actor, view, member).await, "publish the member record");
+            let published = self.publish(actor, view, member).await;
+            if published.is_ok() {
+                self.primary_said = Some(clock::now());
+            }
+            report(published, "publish the member record");
         }
         if leading && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) {
             // Also when an agent before this one has promoted: until this checkpoint nobody can rewind from here.
@@ -112,6 +123,7 @@ impl Upkeep {
             report(self.status(actor, sighting, server, term).await, "publish the leader's position");
         } else {
             self.status = None;
+            self.primary_said = None;
         }
         // A paused cluster's slots stay as they are.
         if let (Some(record), Some(_), Some(sql)) = (view.record.fresh(), view.server.fresh(), &sighting.sql)

@@ -19,6 +19,7 @@ pub mod health;
 pub mod metrics;
 pub mod openapi;
 pub mod server;
+pub mod why;
 pub mod wire;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use control::{Control, ControlError, ControlOutcome};
 pub use headers::ExtraHeaders;
 pub use server::{Port, serve};
 
+use crate::agent::recorder::Recorder;
 use crate::agent::snapshot::{RouterStatus, Snapshot};
 use crate::telemetry::{clock, metrics as text_format};
 
@@ -54,6 +56,8 @@ pub struct ApiState {
     pub access: Arc<Access>,
     /// What the node's router does; none when it has none.
     pub router: Option<RouterView>,
+    /// What the node's decisions are made on.
+    pub recorder: Recorder,
 }
 
 /// Asks the router for its counters, now.
@@ -91,7 +95,7 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response {
     let method = request.method().clone();
     if method == Method::GET {
         let snapshot = state.snapshot.borrow().clone();
-        return read(&snapshot, state.router.as_ref(), &path, &query, now);
+        return read(&snapshot, &state, &path, &query, now);
     }
     if method == Method::HEAD || method == Method::OPTIONS {
         let snapshot = state.snapshot.borrow().clone();
@@ -104,13 +108,8 @@ fn health_status(healthy: bool) -> StatusCode {
     if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-fn read(
-    snapshot: &Snapshot,
-    router: Option<&RouterView>,
-    path: &str,
-    query: &health::Query,
-    now: crate::types::Mono,
-) -> Response {
+fn read(snapshot: &Snapshot, state: &ApiState, path: &str, query: &health::Query, now: crate::types::Mono) -> Response {
+    let router = state.router.as_ref();
     let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match segments.as_slice() {
         ["patroni", ..] => json_response(StatusCode::OK, &wire::patroni(snapshot, now)),
@@ -121,6 +120,12 @@ fn read(
             text_format::CONTENT_TYPE,
             metrics::page(snapshot, router.map(|view| view()).as_ref(), now),
         ),
+        ["howdah", "journal"] => text_response(StatusCode::OK, JSON_LINES, journal(&state.recorder)),
+        ["timeline"] => json_response(StatusCode::OK, &json!(*snapshot.timeline)),
+        ["why"] => match why::answer(snapshot, &state.recorder, query) {
+            Ok(body) => json_response(StatusCode::OK, &body),
+            Err(error) => changes::error_response(&error),
+        },
         ["howdah", ..] => json_response(StatusCode::OK, &wire::full(snapshot, router.map(|view| view()).as_ref(), now)),
         ["openapi.json"] => json_response(StatusCode::OK, &openapi::document()),
         ["raft", "members"] => json_response(StatusCode::OK, &json!(snapshot.raft.members)),
@@ -151,6 +156,15 @@ fn known(body: Option<Value>, otherwise: StatusCode, what: &str) -> Response {
         }
     }
 }
+
+/// Decisions with all that they were made on, a line each: what `howdah explain` reads.
+fn journal(recorder: &Recorder) -> String {
+    let lines = recorder.changes();
+    let lines = lines.iter().filter_map(|recorded| serde_json::to_string(&**recorded).ok());
+    lines.map(|line| line + "\n").collect()
+}
+
+const JSON_LINES: &str = "application/jsonl";
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 

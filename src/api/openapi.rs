@@ -80,6 +80,24 @@ pub const ENDPOINTS: &[Endpoint] = &[
     read("/failsafe", "The members that vouch for a primary without a majority.", &[200, 502], Some("Failsafe")),
     read("/metrics", "For Prometheus.", &[200], None),
     read("/howdah", "Everything that this node knows, its decisions with their reasons.", &[200], Some("Howdah")),
+    read(
+        "/howdah/journal",
+        "The last decisions with all that they were made on, one JSON object a line.",
+        &[200],
+        None,
+    ),
+    read(
+        "/timeline",
+        "What has happened to the leadership: who, why, how long each part took.",
+        &[200],
+        Some("Timeline"),
+    ),
+    read(
+        "/why",
+        "Why who leads; not=NAME: what keeps a member from it; kill=NAME: what would happen; about=restart-pending.",
+        &[200, 400, 404, 503],
+        Some("Why"),
+    ),
     read("/howdah/position", "Where PostgreSQL is at this moment.", &[200, 502], Some("Position")),
     read("/raft/members", "The members of the store.", &[200], Some("StoreMembers")),
     read("/openapi.json", "This description.", &[200], Some("Document")),
@@ -227,6 +245,15 @@ fn schemas() -> Value {
         }),
     );
     let store_member = object(&["id", "name", "addr", "voter"], json!({"name": text, "addr": text, "voter": flag}));
+    let reason = object(&["code", "sentence"], json!({"code": text, "sentence": text}));
+    let change_entry = object(
+        &["at", "kind", "node", "cause", "phases", "total_ms", "loss"],
+        json!({
+            "at": number, "kind": text, "node": text, "other": text, "term": number, "timeline": number,
+            "cause": reason, "choice": reason, "phases": any, "total_ms": number, "position": number,
+            "reference": number, "loss": {"type": ["string", "object"]},
+        }),
+    );
     json!({
         "Patroni": object(
             &["state", "role", "patroni", "dcs_last_seen"],
@@ -246,6 +273,8 @@ fn schemas() -> Value {
             }),
         ),
         "History": {"type": "array", "items": {"type": "array"}},
+        "Timeline": {"type": "array", "items": change_entry},
+        "Why": object(&["sentence"], json!({"sentence": text, "node": text, "obstacles": {"type": "array"}})),
         "Settings": any,
         "Failsafe": any,
         "Howdah": object(

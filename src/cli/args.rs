@@ -93,8 +93,14 @@ pub enum Command {
     List(ListArgs),
     /// Shows the members as a tree of who follows whom.
     Topology(WatchArgs),
-    /// Shows the changes of the timeline.
-    History(FormatArgs),
+    /// Shows the changes of the timeline; with --verbose what happened, why, and how long each part took.
+    History(HistoryArgs),
+    /// Says why who leads, what would happen if it died, and what keeps a member from leading.
+    Why(WhyArgs),
+    /// Runs the decision core on a copy of what is known now.
+    WhatIf(WhatIfArgs),
+    /// Makes recorded decisions once more, with all that they were made on.
+    Explain(ExplainArgs),
     /// Moves the primary in good order; no commit is lost.
     Switchover(SwitchoverArgs),
     /// Makes a member the primary although the old one may be gone.
@@ -163,6 +169,69 @@ pub enum Format {
 pub struct FormatArgs {
     /// The cluster's name; if given, it must be this one.
     pub cluster: Option<String>,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `howdah history`
+#[derive(Debug, Clone, Default, Args)]
+pub struct HistoryArgs {
+    /// Which cluster, and how to write it.
+    #[command(flatten)]
+    pub reader: FormatArgs,
+    /// Who, why, the parts in milliseconds, positions, what was lost: the last 50 changes.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `howdah why`
+#[derive(Debug, Clone, Default, Args)]
+pub struct WhyArgs {
+    /// Nothing: why the leader leads. `not NAME`: each rule that keeps a member from leading. `restart-pending`.
+    #[arg(value_name = "QUESTION")]
+    pub question: Vec<String>,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `howdah what-if`
+#[derive(Debug, Clone, Args)]
+pub struct WhatIfArgs {
+    /// What.
+    #[command(subcommand)]
+    pub command: WhatIfCommand,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    pub format: Format,
+}
+
+/// What can be imagined.
+#[derive(Debug, Clone, Subcommand)]
+pub enum WhatIfCommand {
+    /// A node with everything on it dies now.
+    Kill {
+        /// Its name.
+        node: String,
+    },
+}
+
+/// `howdah explain`
+#[derive(Debug, Clone, Default, Args)]
+pub struct ExplainArgs {
+    /// The journal of a node: `decisions.jsonl` in its raft.data_dir. Default: what a node has in memory.
+    #[arg(long, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
+    /// Of this member, over REST.
+    #[arg(short, long, conflicts_with = "journal")]
+    pub member: Option<String>,
+    /// Only so many, the newest.
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub last: Option<usize>,
+    /// All facts of each decision, too.
+    #[arg(long)]
+    pub facts: bool,
     /// How to write it.
     #[arg(short, long, value_enum, default_value_t)]
     pub format: Format,

@@ -145,6 +145,38 @@ impl Client {
         serde_json::from_str(&answer.text).ok()
     }
 
+    /// One GET to the nodes of `order`, then to the others that are known, until one can answer it. Returns JSON.
+    pub(super) async fn read(&self, order: &[HostPort], path: &str) -> Outcome<Value> {
+        let text = self.text(order, path).await?;
+        serde_json::from_str(&text).map_err(|error| Failure::new(exit::FAILED, format!("{path}: {error}")))
+    }
+
+    /// The same, as text.
+    pub(super) async fn text(&self, order: &[HostPort], path: &str) -> Outcome<String> {
+        let mut silent = Vec::new();
+        let mut refused = None;
+        let others = self.place.addresses.iter().filter(|address| !order.contains(address));
+        for address in order.iter().chain(others) {
+            match self.request(address, &Method::GET, path, None, READ).await {
+                // Another node may know what this one does not.
+                Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                    refused = Some(judged(address, answer));
+                }
+                Ok(answer) => return judged(address, answer),
+                Err(silence) => silent.push((address.clone(), silence.why)),
+            }
+        }
+        refused.unwrap_or_else(|| Err(self.nobody(&silent)))
+    }
+
+    /// The same of one node and no other.
+    pub(super) async fn text_only_at(&self, address: &HostPort, path: &str) -> Outcome<String> {
+        match self.request(address, &Method::GET, path, None, READ).await {
+            Ok(answer) => judged(address, answer),
+            Err(silence) => Err(self.nobody(&[(address.clone(), silence.why)])),
+        }
+    }
+
     /// Sends a change to the nodes of `order`, then to the others that are known, until one has received it. Returns
     /// the text of its answer.
     pub(super) async fn change(&self, order: &[HostPort], change: &Change) -> Outcome<String> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::Outcome;
-use super::args::{Format, FormatArgs, ListArgs, VersionArgs, WatchArgs};
+use super::args::{Format, HistoryArgs, ListArgs, VersionArgs, WatchArgs};
 use super::change::api_address;
 use super::client::Client;
 use super::output::print;
@@ -50,7 +50,11 @@ pub(super) async fn topology(client: &Client, args: &WatchArgs) -> Outcome {
 }
 
 /// `howdah history`
-pub(super) async fn history(client: &Client, args: &FormatArgs) -> Outcome {
+pub(super) async fn history(client: &Client, args: &HistoryArgs) -> Outcome {
+    if args.verbose {
+        return super::timeline::verbose(client, &args.reader).await;
+    }
+    let args = &args.reader;
     let status = client.status(args.cluster.as_deref()).await?;
     let rows = status.snapshot.cluster.iter().flat_map(|cluster| &cluster.history).map(|row| {
         vec![json!(row.timeline.0), json!(row.lsn.0), json!(row.reason), json!(row.at), json!(row.new_leader)]

@@ -19,7 +19,9 @@ mod output;
 mod query;
 mod render;
 mod store_members;
+mod timeline;
 mod upkeep;
+mod why;
 
 use std::process::ExitCode;
 
@@ -103,6 +105,9 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::List(args) => list::list(&client, &args).await,
         Command::Topology(args) => list::topology(&client, &args).await,
         Command::History(args) => list::history(&client, &args).await,
+        Command::Why(args) => why::why(&client, &args).await,
+        Command::WhatIf(args) => why::what_if(&client, &args).await,
+        Command::Explain(args) => why::explain(&why::journal(&client, &args).await?, &args),
         Command::Switchover(args) => change::switchover(&client, &args).await,
         Command::Failover(args) => change::failover(&client, &args).await,
         Command::Pause(args) => change::pause(&client, &args, true).await,

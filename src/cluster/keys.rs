@@ -33,6 +33,10 @@ pub enum Key {
     Bootstrap,
     /// Ours: passwords that were generated rather than configured.
     Credentials,
+    /// Ours: how the last leadership was ended by its holder, for the next entry of the timeline.
+    Ended,
+    /// Ours: what has happened to the leadership, for people.
+    Timeline,
 }
 
 impl KeySpace {
@@ -62,6 +66,8 @@ impl KeySpace {
             Key::Handover => "howdah/handover",
             Key::Bootstrap => "howdah/bootstrap",
             Key::Credentials => "howdah/credentials",
+            Key::Ended => "howdah/ended",
+            Key::Timeline => "howdah/timeline",
         };
         format!("{}{tail}", self.prefix).into_bytes()
     }
@@ -80,6 +86,8 @@ impl KeySpace {
             "howdah/handover" => Key::Handover,
             "howdah/bootstrap" => Key::Bootstrap,
             "howdah/credentials" => Key::Credentials,
+            "howdah/ended" => Key::Ended,
+            "howdah/timeline" => Key::Timeline,
             other => Key::Member(other.strip_prefix("members/")?.parse().ok()?),
         })
     }
@@ -105,6 +113,8 @@ mod tests {
             Key::Handover,
             Key::Bootstrap,
             Key::Credentials,
+            Key::Ended,
+            Key::Timeline,
         ] {
             assert_eq!(space.parse(&space.key(&key)), Some(key));
         }

@@ -8,6 +8,7 @@
 //! Keys are built and parsed here and nowhere else. Names and JSON are Patroni's, so that its tools
 //! read them; what Patroni has no key for lives under `howdah/` beside them. Absent: I/O.
 
+pub mod changes;
 pub mod keys;
 pub mod record;
 pub mod records;

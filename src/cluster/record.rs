@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::changes::EndedRecord;
 use super::keys::{Key, KeySpace};
 use super::records::{
     BootstrapRecord, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
@@ -57,6 +58,12 @@ pub struct ClusterRecord {
     pub sync: Option<SyncRecord>,
     /// `mod_revision` of the sync key, understood or not; zero when there is none.
     pub sync_revision: i64,
+    /// How the last leadership was ended by its holder; for people.
+    #[serde(default)]
+    pub ended: Option<EndedRecord>,
+    /// `mod_revision` of the timeline key, which is read by whoever shows it; zero when there is none.
+    #[serde(default)]
+    pub timeline_revision: i64,
     /// Keys whose values could not be understood, with why.
     pub damaged: BTreeMap<String, String>,
 }
@@ -109,6 +116,9 @@ impl ClusterRecord {
                 self.sync_revision = pair.mod_revision;
                 self.sync = Some(json(pair)?);
             }
+            // For people: what cannot be read there stops nothing.
+            Key::Ended => self.ended = json(pair).ok(),
+            Key::Timeline => self.timeline_revision = pair.mod_revision,
             Key::Credentials => (),
         }
         Ok(())

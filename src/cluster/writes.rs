@@ -5,6 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::changes::{ChangeRecord, EndedRecord};
 use super::keys::{Key, KeySpace};
 use super::records::{
     BootstrapRecord, CredentialsRecord, FailoverRecord, HandoverRecord, HistoryLine, MemberRecord, StatusRecord,
@@ -175,6 +176,21 @@ impl Writes {
         TxnRequest {
             compare: vec![self.in_term(term)],
             success: vec![self.put(&Key::History, json(&lines), LeaseId(0))],
+            failure: Vec::new(),
+        }
+    }
+
+    /// `txn`, which ends a leadership, with the word on how it was ended.
+    pub fn with_ended(&self, mut txn: TxnRequest, ended: Option<&EndedRecord>) -> TxnRequest {
+        txn.success.extend(ended.map(|ended| self.put(&Key::Ended, json(ended), LeaseId(0))));
+        txn
+    }
+
+    /// If the timeline of changes is unchanged (zero: absent): replace it.
+    pub fn timeline(&self, entries: &[ChangeRecord], mod_revision: i64) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.unchanged(&Key::Timeline, mod_revision)],
+            success: vec![self.put(&Key::Timeline, json(entries), LeaseId(0))],
             failure: Vec::new(),
         }
     }

@@ -21,6 +21,8 @@ mod sync_proof;
 pub mod sync_set;
 pub mod sync_wish;
 pub mod view;
+pub mod what_if;
+pub mod why;
 
 pub use decide::{Action, Decision, decide};
 pub use plan::plan;

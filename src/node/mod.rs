@@ -22,6 +22,7 @@ use tracing::{error, info};
 
 use crate::agent::act::Actor;
 use crate::agent::callbacks::Callbacks;
+use crate::agent::chronicle::{ChangeLog, Chronicle};
 use crate::agent::journal::Journal;
 use crate::agent::local::{Local, Place};
 use crate::agent::lock::{Lock, LockConfig};
@@ -29,6 +30,7 @@ use crate::agent::observe::{Observer, Sighting};
 use crate::agent::orders::{Orders, Working};
 use crate::agent::peers::Peers;
 use crate::agent::publish::{self, Published};
+use crate::agent::recorder::Recorder;
 use crate::agent::snapshot::Snapshot;
 use crate::agent::tick::Agent;
 use crate::agent::upkeep::{Identity, Upkeep, heir};
@@ -96,7 +98,12 @@ pub async fn run(config: Config) -> Result<()> {
     let etcd = parts::etcd(&config, &store, &space, &port_shutdown);
     let clients = routing::start(&config, router_listeners, &store, &space);
     let view = clients.clone().map(|clients| Arc::new(move || clients.status()) as api::RouterView);
-    let state = ApiState { snapshot: snapshot.clone(), control, access, router: view.clone() };
+    let recorder = match &config.postgresql {
+        Some(_) => Recorder::with_file(&config.raft.data_dir),
+        None => Recorder::default(),
+    };
+    let state =
+        ApiState { snapshot: snapshot.clone(), control, access, router: view.clone(), recorder: recorder.clone() };
     let members = crate::raft::raft_routes(raft_server);
     let without_tls = config.raft.allow_plaintext.then(|| api::members_alone(state.clone()).merge(members.clone()));
     let people = api::routes(state).merge(crate::dashboard::routes(snapshot.clone(), view, port_shutdown.clone()));
@@ -112,7 +119,7 @@ pub async fn run(config: Config) -> Result<()> {
     info!(address = %config.restapi.connect_address, version = env!("CARGO_PKG_VERSION"), "node started");
     let ending = match (&config.postgresql, instance) {
         (Some(_), Some(instance)) => {
-            let inlets = Inlets { asked, orders, local, dialer: tls.dialer.clone() };
+            let inlets = Inlets { asked, orders, local, dialer: tls.dialer.clone(), recorder };
             run_agent(&config, &store, &space, instance, snapshot_tx, inlets, shutdown.clone()).await
         }
         _ => {
@@ -178,6 +185,7 @@ struct Inlets {
     orders: Arc<Orders>,
     local: watch::Receiver<Arc<Local>>,
     dialer: Dialer,
+    recorder: Recorder,
 }
 
 async fn run_agent(
@@ -189,7 +197,7 @@ async fn run_agent(
     inlets: Inlets,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let Inlets { asked, orders, local, dialer } = inlets;
+    let Inlets { asked, orders, local, dialer, recorder } = inlets;
     let Some(pg) = &config.postgresql else { return Ok(()) };
     let guardian_config = GuardianConfig {
         socket: config.raft.data_dir.join("guardian.sock"),
@@ -256,9 +264,12 @@ async fn run_agent(
             configured: None,
             reload_asked: false,
             reloaded: false,
+            ending: None,
         },
         upkeep: Upkeep::new(identity),
         journal: Journal::default(),
+        recorder,
+        chronicle: Chronicle::default(),
         published: Published {
             scope: config.scope.clone(),
             name: config.name.clone(),
@@ -297,6 +308,7 @@ async fn run_witness(
     let mut fixed = Snapshot::starting(config.scope.clone(), config.name.clone(), clock::now(), clock::wall());
     fixed.tags = config.tags.all.clone();
     let mut applied = store.applied();
+    let mut log = ChangeLog::default();
     while !shutdown.is_cancelled() {
         let record = store.read(|kv| ClusterRecord::read(space, kv.revision(), kv.prefix(space.prefix())));
         if let Some(config) = &record.config
@@ -304,7 +316,9 @@ async fn run_witness(
         {
             settings = parsed;
         }
-        snapshot.send_replace(Arc::new(publish::witness(&fixed, store, &record, &settings, &lock.state())));
+        let mut seen = publish::witness(&fixed, store, &record, &settings, &lock.state());
+        seen.timeline = log.read(store, space, record.timeline_revision);
+        snapshot.send_replace(Arc::new(seen));
         tokio::select! {
             () = tokio::time::sleep(settings.loop_wait) => (),
             _ = applied.changed() => tokio::time::sleep(Duration::from_millis(50)).await,

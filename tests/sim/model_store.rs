@@ -147,7 +147,7 @@ impl Store {
                     record.sync.clone_from(&new.sync);
                     record.sync_revision = new.sync_revision;
                 }
-                Key::Credentials => (),
+                Key::Credentials | Key::Ended | Key::Timeline => (),
             }
         }
         let last = &self.entries[self.entries.len() - 1].fingerprint;

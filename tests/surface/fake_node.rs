@@ -4,6 +4,7 @@ use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use howdah::agent::recorder::Recorder;
 use howdah::agent::snapshot::{RaftMember, Snapshot};
 use howdah::api::control::{Answer, NewMember, ReinitializeRequest, RestartRequest, SwitchoverRequest};
 use howdah::api::{Access, ApiState, Control, ControlError, ControlOutcome, Port, routes, serve};
@@ -112,7 +113,13 @@ impl Control for FakeControl {
         let mut members = self.snapshot.borrow().raft.members.clone();
         let NewMember { name, addr } = member;
         ready(self.called(format!("add {name} {addr}"), || {
-            members.push(RaftMember { id: RaftId(4), name: name.to_string(), addr: addr.to_string(), voter: false });
+            members.push(RaftMember {
+                id: RaftId(4),
+                name: name.to_string(),
+                addr: addr.to_string(),
+                voter: false,
+                reachable: None,
+            });
             members
         }))
     }
@@ -132,6 +139,7 @@ impl Control for FakeControl {
 pub(crate) struct FakeNode {
     pub(crate) port: u16,
     pub(crate) control: Arc<FakeControl>,
+    pub(crate) recorder: Recorder,
     shutdown: CancellationToken,
 }
 
@@ -153,6 +161,7 @@ impl FakeNode {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut snapshot: Snapshot = serde_json::from_str(include_str!("three_nodes.json")).unwrap();
+        snapshot.timeline = Arc::new(serde_json::from_str(include_str!("timeline.json")).unwrap());
         snapshot.last_tick = clock::now();
         let cluster = snapshot.cluster.as_mut().unwrap();
         cluster.seen_at = clock::now();
@@ -180,9 +189,17 @@ impl FakeNode {
         };
         let access = Arc::new(Access::resolve(&config).await);
         let shutdown = CancellationToken::new();
-        let router = routes(ApiState { snapshot: receiver, control: control.clone(), access, router: None });
+        let recorder = Recorder::default();
+        crate::why::keep(&recorder, &crate::why::leading());
+        let router = routes(ApiState {
+            snapshot: receiver,
+            control: control.clone(),
+            access,
+            router: None,
+            recorder: recorder.clone(),
+        });
         tokio::spawn(serve(listener, Port::plain(router), shutdown.clone()));
-        Self { port, control, shutdown }
+        Self { port, control, recorder, shutdown }
     }
 
     pub(crate) fn calls(&self) -> Vec<String> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use howdah::ha::view::ClusterView;
-use howdah::ha::{PgStep, RecordStep, Step, decide, plan};
+use howdah::ha::what_if::{self, Voter};
+use howdah::ha::{PgStep, RecordStep, Step, decide, plan, why};
 use howdah::types::{LeaderPermit, Mono, NodeName, StopMode};
 
 pub fn decision(view: &ClusterView) -> String {
@@ -16,6 +17,25 @@ pub fn decision(view: &ClusterView) -> String {
     let mut text = format!("{action}: {reason} [{}, again {again}]\n", reason.code());
     for step in plan(&decision.action, view) {
         text.push_str(&format!("  {}\n", step_line(&step, view.now)));
+    }
+    text
+}
+
+/// Each rule that keeps `name` from leading.
+pub fn obstacles(view: &ClusterView, name: &NodeName) -> String {
+    match why::obstacles(view, name) {
+        None => "it is no member\n".to_owned(),
+        Some(found) if found.is_empty() => "nothing\n".to_owned(),
+        Some(found) => found.iter().map(|reason| format!("{reason} [{}]\n", reason.code())).collect(),
+    }
+}
+
+/// What would happen without `victim`.
+pub fn forecast(view: &ClusterView, voters: &[Voter], victim: &NodeName) -> String {
+    let Some(forecast) = what_if::kill(view, voters, victim) else { return "nobody knows\n".to_owned() };
+    let mut text = format!("{:?}\n", forecast.outcome);
+    for one in &forecast.decisions {
+        text.push_str(&format!("  {} {}: {} [{}]\n", one.node, one.action, one.reason, one.reason.code()));
     }
     text
 }

@@ -25,6 +25,8 @@
 //! remember stopped=1s ...          what the node has kept in mind, as "so long ago" or a number
 //! stop-node                        the node is asked to stop           after 2s    time passes
 //! decide                           prints the action, why, when to look again, and the steps
+//! why-not n3                       prints each rule that keeps it from leading
+//! what-if n2 [voters="n1,n2"]     prints what would happen if it died now
 //! ```
 //!
 //! Positions are `0/5000`, spans `150ms` or `3s`. Whatever is left out stays as it was.
@@ -42,6 +44,7 @@ use howdah::ha::view::{
     Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, Memory, PeerView, ProcessView,
     ServerView, Settings, StandbyView, SyncMode, Synchronous, TaskKind, TaskView, UpstreamTag,
 };
+use howdah::ha::what_if::Voter;
 use howdah::types::{Fact, LeaderPermit, LeaseId, Lsn, Mono, NodeName, SystemId, Term, TimelineId, WalBytes, WallTime};
 
 use crate::show;
@@ -293,6 +296,10 @@ impl Story {
         if let Some(timeline) = words.timeline() {
             member.timeline = Some(timeline);
         }
+        if let Some(position) = words.lsn("at") {
+            member.xlog_location = Some(position);
+            member.replication_state = (member.role == "replica").then(|| "streaming".to_owned());
+        }
         if let Some(nofailover) = words.yes("nofailover") {
             member.tags.insert("nofailover".into(), nofailover.into());
         }
@@ -528,6 +535,19 @@ impl Story {
     }
 
     fn decide(&mut self) -> String {
+        show::decision(self.look())
+    }
+
+    fn what_if(&mut self, words: &mut Words) -> String {
+        let victim = node(&words.word());
+        let voters: Vec<Voter> = match words.named("voters") {
+            Some(names) => names.split(',').map(|name| Voter { name: node(name), up: Some(true) }).collect(),
+            None => self.record.members.keys().map(|name| Voter { name: name.clone(), up: Some(true) }).collect(),
+        };
+        show::forecast(self.look(), &voters, &victim)
+    }
+
+    fn look(&mut self) -> &ClusterView {
         // As the observer does after each look.
         if let Fact::Fresh(server) = &self.view.server {
             sync_wish::remember(&mut self.view.memory, &self.record, server, self.view.now);
@@ -537,7 +557,7 @@ impl Story {
             Known::Stale(age) => Fact::Stale { value: self.record.clone(), age: *age },
             Known::Unknown(why) => Fact::unknown(why.clone()),
         };
-        show::decision(&self.view)
+        &self.view
     }
 }
 
@@ -553,6 +573,11 @@ impl goldenscript::Runner for Story {
                 "remember" => self.remember(&mut words),
                 "after" => self.view.now = self.view.now + span(&words.word()),
                 "decide" => text = self.decide(),
+                "why-not" => {
+                    let name = node(&words.word());
+                    text = show::obstacles(self.look(), &name);
+                }
+                "what-if" => text = self.what_if(&mut words),
                 other => return Err(format!("nobody understands {other:?}").into()),
             }
         }
