@@ -256,6 +256,7 @@ fn member_status(name: &NodeName, record: &MemberRecord) -> MemberStatus {
             .filter_map(|(name, change)| Some((name.clone(), serde_json::from_value(change.clone()).ok()?)))
             .collect(),
         scheduled_restart: record.scheduled_restart.clone(),
+        progress: record.progress,
         version: Some(record.version.clone()),
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cluster::changes::ChangeRecord;
+use crate::cluster::records::ProgressRecord;
 use crate::config::{ClusterSettings, SynchronousMode};
 use crate::types::{ClusterName, Lsn, Mono, NodeName, PgVersion, RaftId, SystemId, Term, TimelineId, WallTime};
 
@@ -318,6 +319,9 @@ pub struct MemberStatus {
     pub pending_restart: BTreeMap<String, SettingChange>,
     /// A restart that was asked for at a later time.
     pub scheduled_restart: Option<Value>,
+    /// How far a long copy or rewind is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressRecord>,
     /// Its version of howdah (or of Patroni).
     pub version: Option<String>,
 }

@@ -12,7 +12,7 @@ use super::act::{Actor, Failure, chain};
 use super::observe::Sighting;
 use super::slots::{Keeper, Known, Part, Plan, published};
 use crate::cluster::ClusterRecord;
-use crate::cluster::records::{HistoryLine, MemberRecord, StatusRecord};
+use crate::cluster::records::{HistoryLine, MemberRecord, ProgressRecord, StatusRecord};
 use crate::config::ClusterSettings;
 use crate::ha::ClusterView;
 use crate::ha::sync_wish;
@@ -305,6 +305,10 @@ impl Upkeep {
                 sql.pending_restart.iter().map(|setting| (setting.name.clone(), change(setting))).collect()
             }),
             scheduled_restart: None,
+            progress: actor.task.as_ref().map(|task| {
+                let progress = *task.progress.borrow();
+                ProgressRecord { done_bytes: progress.done_bytes, total_bytes: progress.total_bytes }
+            }),
             pause: view.settings.pause,
             tags: self.identity.tags.clone(),
         }
@@ -320,6 +324,7 @@ impl Upkeep {
                 xlog_location: published.xlog_location,
                 receive_lsn: published.receive_lsn,
                 replay_lsn: published.replay_lsn,
+                progress: published.progress,
                 ..member.clone()
             } == *published;
             let recently = view.now.since(*at) < view.settings.loop_wait;

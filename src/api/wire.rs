@@ -151,6 +151,13 @@ fn cluster_member(cluster: &ClusterStatus, member: &MemberStatus) -> Value {
     if let Some(restart) = &member.scheduled_restart {
         put("scheduled_restart", restart.clone());
     }
+    if let Some(progress) = member.progress {
+        let percent = progress.percent();
+        put(
+            "progress",
+            json!({"done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes, "percent": percent}),
+        );
+    }
     if !member.tags.is_empty() {
         put("tags", json!(member.tags));
     }

@@ -109,6 +109,10 @@ pub enum Command {
     Pause(PauseArgs),
     /// Ends a pause.
     Resume(PauseArgs),
+    /// Has the whole cluster follow a primary outside.
+    DemoteCluster(DemoteClusterArgs),
+    /// Makes a cluster that follows a primary outside independent of it.
+    PromoteCluster(PromoteClusterArgs),
     /// Shows the settings that all members share.
     ShowConfig(ShowConfigArgs),
     /// Changes the settings that all members share.
@@ -310,6 +314,38 @@ pub struct PauseArgs {
     /// Wait until every member has noticed.
     #[arg(long)]
     pub wait: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah demote-cluster`
+#[derive(Debug, Args)]
+pub struct DemoteClusterArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// Where the primary outside listens; several with commas.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// On which port.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Fetches WAL from an archive.
+    #[arg(long, value_name = "COMMAND")]
+    pub restore_command: Option<String>,
+    /// The slot to use there. It must exist.
+    #[arg(long, value_name = "NAME")]
+    pub primary_slot_name: Option<String>,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah promote-cluster`
+#[derive(Debug, Args)]
+pub struct PromoteClusterArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
     /// Do not ask.
     #[arg(long)]
     pub force: bool,

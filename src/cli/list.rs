@@ -38,7 +38,7 @@ pub(super) async fn topology(client: &Client, args: &WatchArgs) -> Outcome {
         let text = match &status.snapshot.cluster {
             Some(cluster) => {
                 let members = tree(cluster);
-                let table = members_table(&status.snapshot, cluster, &members, false).render(Format::Pretty);
+                let table = members_table(&status.snapshot, cluster, &members, Shown::PRETTY).render(Format::Pretty);
                 with_footer(table, &status.snapshot, cluster)
             }
             None => unknown(&status.snapshot),
@@ -113,7 +113,8 @@ pub(super) fn listing(snapshot: &Snapshot, format: Format, extended: bool) -> St
     let mut members: Vec<&MemberStatus> = cluster.members.iter().collect();
     members.sort_by(|a, b| a.name.cmp(&b.name));
     let members: Vec<(usize, &MemberStatus)> = members.into_iter().map(|member| (0, member)).collect();
-    let text = members_table(snapshot, cluster, &members, extended).render(format);
+    let shown = Shown { extended, progress: format == Format::Pretty };
+    let text = members_table(snapshot, cluster, &members, shown).render(format);
     if format == Format::Pretty { with_footer(text, snapshot, cluster) } else { text }
 }
 
@@ -126,7 +127,7 @@ fn members_table(
     snapshot: &Snapshot,
     cluster: &ClusterStatus,
     members: &[(usize, &MemberStatus)],
-    extended: bool,
+    shown: Shown,
 ) -> Table<'static> {
     let mut columns = vec![
         Column::left("Cluster"),
@@ -145,11 +146,13 @@ fn members_table(
     let with_port = shows_ports(members);
     let mut rows: Vec<Vec<Cell>> = members
         .iter()
-        .map(|(depth, member)| member_row(snapshot, cluster, member, RowStyle { depth: *depth, with_port }))
+        .map(|(depth, member)| {
+            member_row(snapshot, cluster, member, RowStyle { depth: *depth, with_port, progress: shown.progress })
+        })
         .collect();
     let base = columns.len() - optional.len();
     for index in (base..columns.len()).rev() {
-        if !extended && rows.iter().all(|row| row[index].is_null()) {
+        if !shown.extended && rows.iter().all(|row| row[index].is_null()) {
             columns.remove(index);
             rows.iter_mut().for_each(|row| drop(row.remove(index)));
         }
@@ -171,9 +174,23 @@ fn shows_ports(members: &[(usize, &MemberStatus)]) -> bool {
     hosts.len() < count || members.iter().any(|(_, member)| member.port.is_some_and(|port| port != 5432))
 }
 
+/// What a table of members shows beside the usual.
+#[derive(Clone, Copy)]
+struct Shown {
+    /// Columns in which nobody has anything.
+    extended: bool,
+    /// How far a copy is, beside the state: for people, not for scripts that compare the state.
+    progress: bool,
+}
+
+impl Shown {
+    const PRETTY: Self = Self { extended: false, progress: true };
+}
+
 struct RowStyle {
     depth: usize,
     with_port: bool,
+    progress: bool,
 }
 
 fn member_row(snapshot: &Snapshot, cluster: &ClusterStatus, member: &MemberStatus, style: RowStyle) -> Vec<Cell> {
@@ -192,6 +209,11 @@ fn member_row(snapshot: &Snapshot, cluster: &ClusterStatus, member: &MemberStatu
         .map(|(name, change)| (name.clone(), json!(format!("{}->{}", change.old_value, change.new_value))));
     let reasons: serde_json::Map<String, Value> = reasons.collect();
     let tags: serde_json::Map<String, Value> = member.tags.clone().into_iter().collect();
+    let state = wire::member_state(role, member);
+    let state = match member.progress.filter(|_| style.progress).and_then(|progress| progress.percent()) {
+        Some(percent) => format!("{state} ({percent}%)"),
+        None => state.to_owned(),
+    };
     let [receive, receive_lag] = position(cluster, role, member.receive_lsn);
     let [replay, replay_lag] = position(cluster, role, member.replay_lsn);
     vec![
@@ -199,7 +221,7 @@ fn member_row(snapshot: &Snapshot, cluster: &ClusterStatus, member: &MemberStatu
         json!(name),
         json!(host),
         json!(role.title()),
-        json!(wire::member_state(role, member)),
+        json!(state),
         json!(member.timeline.map(|timeline| timeline.0)),
         receive,
         receive_lag,
@@ -296,6 +318,7 @@ fn tree(cluster: &ClusterStatus) -> Vec<(usize, &MemberStatus)> {
 mod tests {
     use super::*;
     use crate::agent::snapshot::{DecisionRow, DegradedStatus};
+    use crate::cluster::records::ProgressRecord;
 
     fn snapshot() -> Snapshot {
         serde_json::from_str(include_str!("../../tests/surface/three_nodes.json")).expect("a snapshot")
@@ -315,6 +338,15 @@ mod tests {
         let text = listing(&snapshot, Format::Pretty, false);
         assert!(text.contains(" Commits are on 1 instead of 2 nodes since 2023-11-14T22:13:20.000+00:00"), "{text}");
         assert!(text.contains("(not_synchronous): this node may lack acknowledged commits"), "{text}");
+    }
+
+    #[test]
+    fn how_far_a_copy_is_is_shown_to_people() {
+        let mut snapshot = snapshot();
+        let view = snapshot.cluster.as_mut().expect("known");
+        view.members[0].progress = Some(ProgressRecord { done_bytes: 48 << 20, total_bytes: Some(100 << 20) });
+        assert!(listing(&snapshot, Format::Pretty, false).contains(" (48%) |"));
+        assert!(!listing(&snapshot, Format::Json, false).contains("48%"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod list;
 mod output;
 mod query;
 mod render;
+mod standby_cluster;
 mod store_members;
 mod timeline;
 mod upkeep;
@@ -112,6 +113,8 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::Failover(args) => change::failover(&client, &args).await,
         Command::Pause(args) => change::pause(&client, &args, true).await,
         Command::Resume(args) => change::pause(&client, &args, false).await,
+        Command::DemoteCluster(args) => standby_cluster::demote(&client, &args).await,
+        Command::PromoteCluster(args) => standby_cluster::promote(&client, &args).await,
         Command::ShowConfig(args) => edit_config::show(&client, &args).await,
         Command::EditConfig(args) => edit_config::edit(&client, &args).await,
         Command::Restart(args) => upkeep::restart(&client, &args).await,

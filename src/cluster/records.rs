@@ -53,6 +53,9 @@ pub struct MemberRecord {
     /// A restart at a later time: `schedule` and its conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_restart: Option<Value>,
+    /// Ours: how far a long copy or rewind is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressRecord>,
     /// The node leaves PostgreSQL alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pause: bool,
@@ -99,6 +102,24 @@ impl MemberRecord {
     pub fn api_address(&self) -> Option<String> {
         let rest = self.api_url.split_once("://")?.1;
         rest.split('/').next().map(str::to_owned)
+    }
+}
+
+/// How far a long copy or rewind is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ProgressRecord {
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes in all, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<u64>,
+}
+
+impl ProgressRecord {
+    /// 0 to 100; none while the total is not known.
+    pub fn percent(&self) -> Option<u8> {
+        let total = self.total_bytes.filter(|total| 0 < *total)?;
+        u8::try_from(self.done_bytes.min(total).saturating_mul(100) / total).ok()
     }
 }
 

@@ -246,7 +246,9 @@ fn a_standby_cluster_is_created_changed_promoted_and_demoted() {
     // Promoted: the outside is cut off.
     outside.stop();
     let leader = leads_any(&cluster);
-    patch(&cluster, &leader, &json!({"standby_cluster": null}));
+    let file = cluster.node(&leader).yaml.display().to_string();
+    let ran = howdah(&["-c", &file, "promote-cluster", "--force"]);
+    assert_eq!((ran.0, ran.1.as_str()), (0, "Success: cluster is promoted\n"), "{}", ran.2);
     cluster.until_healthy();
     assert_eq!(cluster.expect_primary(), leader);
     sql(&cluster, &leader, "create table ours as select generate_series(1, 300) as i");
@@ -261,6 +263,13 @@ fn a_standby_cluster_is_created_changed_promoted_and_demoted() {
         c.names().iter().all(|name| one(c, name, "select count(*) from theirs") == "400")
     });
     outside.stop();
+}
+
+fn howdah(arguments: &[&str]) -> (i32, String, String) {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_howdah")).args(arguments).output().expect("start howdah");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 fn leads_any(cluster: &Cluster) -> String {

@@ -79,6 +79,17 @@ async fn pause_and_resume() {
 }
 
 #[tokio::test]
+async fn standby_clusters_are_made_and_ended_by_name() {
+    let node = FakeNode::start(|_| {}).await;
+    let ran = node.howdah(&["demote-cluster", "--force"]).await;
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.err.contains("--host"), "{ran:?}");
+    let ran = node.howdah(&["promote-cluster", "--force"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (3, "howdah: cluster main is no standby cluster\n"));
+    assert_eq!(node.calls(), [""; 0]);
+}
+
+#[tokio::test]
 async fn edit_config_shows_the_change_and_checks_it_first() {
     let node = FakeNode::start(|_| {}).await;
     let ran = node
