@@ -42,6 +42,7 @@
 //! | [`etcd`] | etcd's API, gRPC and JSON, for etcd's clients | decisions; users and roles |
 //! | [`dashboard`] | one page that follows the published snapshot | a build step, anything from elsewhere |
 //! | [`router`] | leads clients to whoever may write, and to replicas | decisions, PostgreSQL, the store |
+//! | [`drill`] | clients that write and read through a fault, and what it cost | the faults |
 //! | [`cli`], [`dev`] | the command line; a whole cluster on one machine | |
 //! | [`node`] | builds and wires all of it | |
 //!
@@ -55,6 +56,7 @@ pub mod cluster;
 pub mod config;
 pub mod dashboard;
 pub mod dev;
+pub mod drill;
 pub mod etcd;
 pub mod guardian;
 pub mod ha;

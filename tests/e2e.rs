@@ -19,6 +19,8 @@ mod log_gate;
 mod majors;
 #[path = "e2e/observe.rs"]
 mod observe;
+#[path = "e2e/people.rs"]
+mod people;
 #[path = "e2e/proof.rs"]
 mod proof;
 #[path = "e2e/report.rs"]

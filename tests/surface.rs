@@ -6,6 +6,8 @@
 
 #[path = "surface/config_files.rs"]
 mod config_files;
+#[path = "surface/drill.rs"]
+mod drill;
 #[path = "surface/fake_node.rs"]
 mod fake_node;
 #[path = "surface/http.rs"]

@@ -49,7 +49,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "dashboard",
         ],
     ),
-    ("dev", &["types", "telemetry", "config"]),
+    ("drill", &["types", "telemetry"]),
+    ("dev", &["types", "telemetry", "config", "drill"]),
     (
         "cli",
         &[
@@ -65,6 +66,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "agent",
             "api",
             "node",
+            "drill",
             "dev",
         ],
     ),
@@ -102,7 +104,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("sled", &["src/raft/disk.rs", "src/raft/disk/"]),
     ("tonic", &["src/etcd/"]),
     ("axum", &["src/api/", "src/dashboard/", "src/etcd/", "src/raft/server.rs", "src/node.rs", "src/node/"]),
-    ("tokio_postgres", &["src/postgres/", "src/dev/write_probe.rs", "src/cli/"]),
+    ("ratatui", &["src/cli/top.rs", "src/cli/top/"]),
+    ("tokio_postgres", &["src/postgres/", "src/dev/write_probe.rs", "src/drill/load.rs", "src/cli/"]),
 ];
 
 /// Places that may write the literal `LeaderPermit {`, beside tests: its definition and its only maker.

@@ -126,19 +126,29 @@ impl Chronicle {
         }
     }
 
+    /// The record has changed between two looks: perhaps the leader has said something.
+    pub fn heard(&mut self, record: &ClusterRecord, now: Mono) {
+        let (Some(leader), Some(former)) = (&record.leader, &mut self.former) else { return };
+        if leader.create_revision != former.term {
+            return;
+        }
+        let words = words(record, &former.name);
+        if former.words != words {
+            former.alive_at = now;
+            former.words = words;
+        }
+    }
+
     fn follow_other(&mut self, view: &ClusterView, record: &ClusterRecord, name: &NodeName, term: i64) {
         self.taking = None;
         self.own_end = OwnEnd::default();
-        let member = record.members.get(name).map_or(0, |member| member.mod_revision);
-        let words = (member, record.status.as_ref().map_or(0, |status| status.mod_revision));
-        let arrived = view.memory.wal_advanced_at.unwrap_or_default();
+        let words = words(record, name);
         match &mut self.former {
             Some(former) if former.term == term => {
                 if former.words != words {
                     former.alive_at = view.now;
                     former.words = words;
                 }
-                former.alive_at = former.alive_at.max(arrived);
             }
             Some(_) | None => self.former = Some(Former { name: name.clone(), term, alive_at: view.now, words }),
         }
@@ -385,6 +395,12 @@ fn begins_return(view: &ClusterView, decision: &Decision) -> Option<(Why, Loss, 
         }
         _ => None,
     }
+}
+
+/// Revisions of what a leader writes all the time.
+fn words(record: &ClusterRecord, leader: &NodeName) -> (i64, i64) {
+    let member = record.members.get(leader).map_or(0, |member| member.mod_revision);
+    (member, record.status.as_ref().map_or(0, |status| status.mod_revision))
 }
 
 fn why(reason: &Reason) -> Why {

@@ -296,7 +296,9 @@ impl Agent {
                 }
                 Ok(()) = wakers.applied.changed() => {
                     wakers.applied.borrow_and_update();
-                    if fingerprint(&self.observer.record()) != seen { return Event::RecordChanged }
+                    let record = self.observer.record();
+                    self.chronicle.heard(&record, clock::now());
+                    if fingerprint(&record) != seen { return Event::RecordChanged }
                 }
                 () = self.actor.task_ended() => return Event::TaskEnded,
             }

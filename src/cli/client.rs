@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::discover::Place;
 use super::{Failure, Outcome, exit};
-use crate::agent::snapshot::Snapshot;
+use crate::agent::snapshot::{RouterStatus, Snapshot};
 use crate::api::CODE_HEADER;
 use crate::api::auth::basic_header;
 use crate::config::HostPort;
@@ -27,6 +27,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const READ: Duration = Duration::from_secs(5);
 /// A switchover waits for its outcome.
 const CHANGE: Duration = Duration::from_secs(130);
+/// A look that is repeated anyway.
+const QUIET: Duration = Duration::from_millis(500);
 const ANSWER_LIMIT: usize = 16 << 20;
 
 /// Talks to a cluster.
@@ -45,6 +47,12 @@ pub(super) struct Status {
     /// How old its view of the cluster is.
     #[serde(default)]
     pub(super) view_age_seconds: Option<f64>,
+    /// How long its permit holds yet; none while it has none.
+    #[serde(default)]
+    pub(super) permit_remaining_seconds: Option<f64>,
+    /// What its router does.
+    #[serde(default)]
+    pub(super) router: Option<RouterStatus>,
 }
 
 /// One answer.
@@ -88,6 +96,43 @@ impl Client {
     fn url(&self, address: &HostPort, path: &str) -> String {
         let scheme = if self.place.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{address}{path}")
+    }
+
+    /// The main ports that are tried.
+    pub(super) fn addresses(&self) -> &[HostPort] {
+        &self.place.addresses
+    }
+
+    /// As [`Client::status`], without a word about what does not answer; none without a quorum.
+    pub(super) async fn status_quietly(&self) -> Option<Snapshot> {
+        for address in &self.place.addresses {
+            let asked = timeout(QUIET, self.status_of(address)).await;
+            if let Ok(Ok(status)) = asked
+                && status.snapshot.store_has_quorum
+            {
+                return Some(status.snapshot);
+            }
+        }
+        None
+    }
+
+    /// What one node says of itself and the cluster.
+    pub(super) async fn look(&self, address: &HostPort) -> Result<Status, String> {
+        self.status_of(address).await
+    }
+
+    /// As [`Client::status`], without a remark on what is outdated.
+    pub(super) async fn first_look(&self) -> Outcome<Status> {
+        let mut silent = Vec::new();
+        let mut without_quorum = None;
+        for address in &self.place.addresses {
+            match self.status_of(address).await {
+                Ok(status) if status.snapshot.store_has_quorum => return Ok(status),
+                Ok(status) => without_quorum = without_quorum.or(Some(status)),
+                Err(why) => silent.push((address.clone(), why)),
+            }
+        }
+        without_quorum.ok_or_else(|| self.nobody(&silent))
     }
 
     /// The database's superuser, where a node's file says it.

@@ -10,6 +10,7 @@ pub mod args;
 mod change;
 mod client;
 mod discover;
+mod drill;
 mod edit_config;
 mod file;
 mod kv;
@@ -21,6 +22,7 @@ mod render;
 mod standby_cluster;
 mod store_members;
 mod timeline;
+mod top;
 mod upkeep;
 mod why;
 
@@ -106,6 +108,8 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::List(args) => list::list(&client, &args).await,
         Command::Topology(args) => list::topology(&client, &args).await,
         Command::History(args) => list::history(&client, &args).await,
+        Command::Drill(args) => drill::drill(&client, &args).await,
+        Command::Top(args) => top::top(&client, &args).await,
         Command::Why(args) => why::why(&client, &args).await,
         Command::WhatIf(args) => why::what_if(&client, &args).await,
         Command::Explain(args) => why::explain(&why::journal(&client, &args).await?, &args),

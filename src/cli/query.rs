@@ -87,28 +87,43 @@ fn sql_of(args: &QueryArgs) -> Outcome<String> {
     }
 }
 
-struct Login {
-    user: String,
-    database: String,
-    password: Option<String>,
+/// Who connects, and how it proves that.
+pub(super) struct Login {
+    /// The user.
+    pub(super) user: String,
+    /// The database.
+    pub(super) database: String,
+    /// The password.
+    pub(super) password: Option<String>,
+}
+
+/// The same for another command.
+pub(super) fn login_of(
+    client: &Client,
+    username: Option<&String>,
+    dbname: Option<&String>,
+    host: &str,
+    port: u16,
+) -> Login {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let superuser = client.superuser().filter(|role| username.is_none_or(|name| *name == role.username));
+    let user = username.cloned().or_else(|| superuser.map(|role| role.username.clone()));
+    let user = user.or_else(|| variable("PGUSER")).unwrap_or_else(|| "postgres".to_owned());
+    let database = dbname.cloned().or_else(|| variable("PGDATABASE")).unwrap_or_else(|| "postgres".to_owned());
+    let password = superuser
+        .and_then(|role| role.password.as_ref().map(|password| password.expose().clone()))
+        .or_else(|| variable("PGPASSWORD"))
+        .or_else(|| from_password_file(host, port, &database, &user));
+    Login { user, database, password }
 }
 
 /// User, database and password as libpq finds them; a node's file comes before the environment.
 fn login(client: &Client, args: &QueryArgs, host: &str, port: u16) -> Outcome<Login> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let superuser = client.superuser().filter(|role| args.username.as_ref().is_none_or(|name| *name == role.username));
-    let user = args.username.clone().or_else(|| superuser.map(|role| role.username.clone()));
-    let user = user.or_else(|| variable("PGUSER")).unwrap_or_else(|| "postgres".to_owned());
-    let database = args.dbname.clone().or_else(|| variable("PGDATABASE")).unwrap_or_else(|| "postgres".to_owned());
-    let password = if args.password {
-        Some(asked_password(&user)?)
-    } else {
-        superuser
-            .and_then(|role| role.password.as_ref().map(|password| password.expose().clone()))
-            .or_else(|| variable("PGPASSWORD"))
-            .or_else(|| from_password_file(host, port, &database, &user))
-    };
-    Ok(Login { user, database, password })
+    let mut login = login_of(client, args.username.as_ref(), args.dbname.as_ref(), host, port);
+    if args.password {
+        login.password = Some(asked_password(&login.user)?);
+    }
+    Ok(login)
 }
 
 fn asked_password(user: &str) -> Outcome<String> {

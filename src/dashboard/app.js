@@ -94,9 +94,57 @@ function card(member) {
     line.append(link);
     article.append(line);
   } else if (own) {
-    article.append(make("p", "this node", "quiet"));
+    article.append(make("p", "this node", "quiet"), ownActions(member));
   }
   return article;
+}
+
+// What can be done to this node's own PostgreSQL; the others have their dashboards.
+function ownActions(member) {
+  const bar = make("div", undefined, "actions");
+  const restart = make("button", "Restart");
+  restart.id = "restart";
+  restart.type = "button";
+  restart.disabled = !works(member);
+  restart.addEventListener("click", () => askRestart(member));
+  bar.append(restart);
+  if (!isLeader(member)) {
+    const copy = make("button", "New copy");
+    copy.id = "reinit";
+    copy.type = "button";
+    copy.disabled = !view().leader;
+    copy.addEventListener("click", () => askReinit(member));
+    bar.append(copy);
+  }
+  return bar;
+}
+
+const LOSSES = { nothing: "Lost: nothing.", unknown: "Lost: cannot be told." };
+
+function lossText(loss) {
+  if (typeof loss === "string") return LOSSES[loss] || "";
+  if (loss.at_least) return loss.at_least.bytes === 0 ? "Lost: nothing known." : "Lost: " + bytes(loss.at_least.bytes) + " or more.";
+  return loss.given_up ? "Given up: " + bytes(loss.given_up.bytes) + " that nobody had received." : "";
+}
+
+// One entry of the timeline, its parts as wide as they were long.
+function happened(entry) {
+  const item = make("li");
+  const from = entry.other ? (entry.kind === "rejoin" ? ", follows " : ", after ") + entry.other : "";
+  const title = make("p");
+  title.append(make("strong", entry.kind + " " + entry.node), from + ", in " + entry.total_ms + " ms, " + new Date(entry.at).toLocaleString());
+  const parts = ["detect", "decide", "fence", "promote", "route"].filter((name) => entry.phases[name + "_ms"] > 0);
+  const bar = make("div", undefined, "phases");
+  bar.append(...parts.map((name) => {
+    const milliseconds = entry.phases[name + "_ms"];
+    const part = make("span", name + " " + milliseconds + " ms");
+    part.title = part.textContent;
+    part.style.flexGrow = milliseconds;
+    return part;
+  }));
+  const why = [entry.cause.sentence, entry.choice ? entry.choice.sentence : null].filter(Boolean).join("; ");
+  item.append(title, bar, make("p", why + ". " + lossText(entry.loss), "quiet"));
+  return item;
 }
 
 function show() {
@@ -105,7 +153,10 @@ function show() {
   document.title = (leader ? leader.name + " leads " : "nobody leads ") + node.scope;
   $("scope").textContent = node.scope + ", seen by " + node.name;
   verdict();
+  // Who has come to a button by keyboard stays there.
+  const focused = document.activeElement ? document.activeElement.id : "";
   $("members").replaceChildren(...members.map(card));
+  if (["restart", "reinit"].includes(focused) && $(focused)) $(focused).focus();
   $("switchover").disabled = !leader || !members.some((member) => !isLeader(member) && works(member));
   $("pause").disabled = !settings;
   $("pause").textContent = settings && settings.pause ? "Resume" : "Pause";
@@ -141,6 +192,9 @@ function show() {
   $("raft-facts").textContent = "Raft term " + raft.term + ", log " + raft.last_log_index + ", applied " + raft.applied_index +
     (cluster ? ", revision " + cluster.revision : "") + ".";
   rows("decisions", node.decisions.slice(-15).reverse().map((row) => [make("td", clock(row.at), "when"), row.action, row.sentence]));
+  const timeline = (latest.timeline || []).slice().reverse();
+  $("no-timeline").hidden = timeline.length > 0;
+  $("timeline").replaceChildren(...timeline.map(happened));
   const history = (latest.history || []).slice(-10).reverse();
   $("no-history").hidden = history.length > 0;
   rows("history", history.map((row) => [row[0], typeof row[1] === "number" ? lsn(row[1]) : row[1], row[3] || "", row[4] || ""]));
@@ -212,6 +266,26 @@ function askSwitchover() {
     return name + " is " + bytes(candidate ? candidate.lag : undefined) + " behind and receives them first: no acknowledged commit is lost. " +
       "Clients cannot write for some tenths of a second, and at most " + node.lock.ttl + " s if something goes wrong half way. Sessions on " + leader.name + " are ended.";
   }, (name) => send("POST", "/switchover", { leader: leader.name, candidate: name }));
+}
+
+function askRestart(member) {
+  const { node } = view();
+  const pending = Object.keys(node.postgres ? node.postgres.pending_restart : {});
+  ask("Restart", "PostgreSQL of " + member.name + " is stopped and started again.", null, () => {
+    const brings = pending.length > 0 ? " It brings " + pending.join(", ") + " into force." : " No setting waits for it.";
+    const cost = isLeader(member) ?
+      "Clients cannot write for some tenths of a second, or for as long as its checkpoint takes; all sessions on it end. 0 bytes are lost." :
+      "Sessions on it end; it lacks what is written meanwhile for some seconds and then receives it. 0 bytes are lost.";
+    return cost + brings;
+  }, () => send("POST", "/restart", {}));
+}
+
+function askReinit(member) {
+  const { leader } = view();
+  ask("New copy", "All data of " + member.name + " is copied again from " + leader.name + ".", null,
+    () => "It is " + bytes(member.lag) + " behind now. Until the copy is there it confirms no commits and cannot take over: count on one node less for as long as the whole database takes to be copied, minutes rather than seconds if it is large. " +
+      "Its present directory is moved aside; 0 bytes are deleted.",
+    () => send("POST", "/reinitialize", {}));
 }
 
 function askPause() {

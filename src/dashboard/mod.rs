@@ -30,6 +30,8 @@ use crate::telemetry::clock;
 
 /// At most one event in this time: a burst of changes is shown as one.
 const PACE: Duration = Duration::from_millis(100);
+/// So many changes of the leadership are shown; `/timeline` has all that are kept.
+const CHANGES: usize = 10;
 /// A silent stream says something in this time, so that proxies do not end it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -93,8 +95,14 @@ async fn events(State(feed): State<Feed>) -> Sse<impl Stream<Item = Result<Event
 fn message(snapshot: &Snapshot, router: Option<&RouterView>) -> String {
     let now = clock::now();
     let router = router.map(|view| view());
-    json!({ "node": wire::full(snapshot, router.as_ref(), now), "cluster": wire::cluster(snapshot), "history": wire::history(snapshot) })
-        .to_string()
+    let newest = snapshot.timeline.len().saturating_sub(CHANGES);
+    json!({
+        "node": wire::full(snapshot, router.as_ref(), now),
+        "cluster": wire::cluster(snapshot),
+        "history": wire::history(snapshot),
+        "timeline": snapshot.timeline[newest..],
+    })
+    .to_string()
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub fn spawn(program: &Path, node: &NodePaths) -> anyhow::Result<(Child, Process
     let mut child = Command::new(program)
         .arg("run")
         .arg(&node.yaml)
+        // For this program's own commands; a node has no such setting.
+        .env_remove("HOWDAH_DEV_DIR")
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)

@@ -19,6 +19,10 @@ pub struct DevArgs {
     #[arg(long)]
     pub fresh: bool,
 
+    /// Write all the time, and show what is acknowledged, lost and blocked
+    #[arg(long)]
+    pub load: bool,
+
     /// What to do to the cluster from another terminal
     #[command(subcommand)]
     pub command: Option<DevCommand>,
@@ -37,6 +41,13 @@ pub enum DevCommand {
     Thaw(NodeArg),
     /// Start a node again
     Start(NodeArg),
+    /// Cut a node off from all others, as a broken network would
+    Partition(NodeArg),
+    /// End the cut of a node, or all cuts
+    Heal(HealArg),
+    /// Pass bytes on between the nodes; started by `howdah dev` itself
+    #[command(hide = true)]
+    Links,
     /// Show what runs and what may fail
     Status(StatusArgs),
 }
@@ -47,6 +58,14 @@ pub struct NodeArg {
     /// Name of the node, for example n1
     #[arg(value_name = "NODE")]
     pub node: String,
+}
+
+/// The node whose cut ends.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct HealArg {
+    /// Name of the node; all, when there is none
+    #[arg(value_name = "NODE")]
+    pub node: Option<String>,
 }
 
 /// Options of `howdah dev status`.

@@ -1,4 +1,4 @@
-//! What a second terminal does to a node: kill, stop, freeze, thaw, start.
+//! What a second terminal does to a node: kill, stop, freeze, thaw, start, partition, heal.
 //!
 //! name -> processes of that node -> signals -> one sentence on what was done and what to expect.
 //! The cluster is not warned: these are the faults that it is there to survive.
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::layout::{Layout, NodePaths};
 use super::screen::print_line;
-use super::{agent_process, control, processes};
+use super::{agent_process, control, links, processes};
 
 /// How long killed or frozen processes may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,9 +87,42 @@ pub fn start(layout: &Layout, name: &str) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let program = std::env::current_exe().context("find the own program")?;
+    links::ensure(&program, layout)?;
     let pid = start_alone(&program, &node)?;
     print_line(&format!("{name} is starting (pid {pid}). No `howdah dev` runs, so nothing else will stop it:"));
     print_line(&format!("howdah dev stop {name}. Its log: {}", node.log.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cuts a node off from all others; people and clients reach it as before.
+///
+/// # Errors
+/// When there is no such node, or the nodes reach each other directly.
+pub fn partition(layout: &Layout, name: &str) -> anyhow::Result<ExitCode> {
+    layout.node(name)?;
+    let cut = links::order(layout, &format!("cut {name}"))?;
+    print_line(&format!("{name}: cut off from the other nodes (cut off now: {cut})."));
+    print_line(&format!("Watch it: howdah dev status. Let it back: howdah dev heal {name}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the cut of a node, or of all.
+///
+/// # Errors
+/// As [`partition`].
+pub fn heal(layout: &Layout, name: Option<&str>) -> anyhow::Result<ExitCode> {
+    let request = match name {
+        Some(name) => {
+            layout.node(name)?;
+            if !links::cut_off(layout).contains(name) {
+                bail!("heal {name}: it is not cut off");
+            }
+            format!("heal {name}")
+        }
+        None => "heal".to_owned(),
+    };
+    let cut = links::order(layout, &request)?;
+    print_line(&format!("{}: healed (cut off now: {cut}).", name.unwrap_or("all nodes")));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,7 +140,7 @@ mod tests {
     #[test]
     fn each_fault_on_a_node_that_is_down_is_refused_and_says_so() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None }];
+        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None, links: None }];
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
         let layout = Layout { dir: dir.path().to_owned(), file };
         type Fault = fn(&Layout, &str) -> anyhow::Result<ExitCode>;

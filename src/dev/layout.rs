@@ -42,6 +42,18 @@ pub struct NodePorts {
     /// The router's ports; none in a cluster that was made before there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<RouterPorts>,
+    /// Ports through which the other nodes reach this one; none where they do it directly, and cannot be cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<LinkPorts>,
+}
+
+/// The ports of a node's links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkPorts {
+    /// To the main port.
+    pub rest: u16,
+    /// To PostgreSQL.
+    pub postgres: u16,
 }
 
 /// The two ports of a node's router.
@@ -115,6 +127,16 @@ impl Layout {
         self.dir.join("dev.sock")
     }
 
+    /// The socket on which the links between the nodes take requests.
+    pub fn links_socket(&self) -> PathBuf {
+        self.dir.join("links.sock")
+    }
+
+    /// Process id and start time of the links.
+    pub fn links_pid(&self) -> PathBuf {
+        self.dir.join("links.pid")
+    }
+
     /// The password file for psql.
     pub fn pgpass(&self) -> PathBuf {
         self.dir.join("pgpass")
@@ -158,6 +180,8 @@ pub struct NodePaths {
     pub postgres: SocketAddr,
     /// The router's ports, if it has any.
     pub router: Option<RouterPorts>,
+    /// The ports of its links, if the nodes reach each other through links.
+    pub links: Option<LinkPorts>,
 }
 
 impl NodePaths {
@@ -173,8 +197,19 @@ impl NodePaths {
             rest: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.rest)),
             postgres: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.postgres)),
             router: ports.router,
+            links: ports.links,
             dir,
         }
+    }
+
+    /// Where the other nodes reach its main port.
+    pub fn rest_for_others(&self) -> SocketAddr {
+        self.links.map_or(self.rest, |links| SocketAddr::from((Ipv4Addr::LOCALHOST, links.rest)))
+    }
+
+    /// Where the other nodes reach its PostgreSQL.
+    pub fn postgres_for_others(&self) -> SocketAddr {
+        self.links.map_or(self.postgres, |links| SocketAddr::from((Ipv4Addr::LOCALHOST, links.postgres)))
     }
 
     /// The guardian's socket, which also names it in the process table.
@@ -215,7 +250,7 @@ mod tests {
 
     fn sample(dir: &Path) -> Layout {
         let nodes = (1..=3)
-            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None })
+            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None, links: None })
             .collect();
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: Some("postgres".to_owned()), nodes };
         Layout { dir: dir.to_owned(), file }

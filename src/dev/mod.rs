@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! first terminal    prepare (directory, ports, files) -> up (agents as children, what happens, Ctrl-C)
-//! second terminal   faults (kill, stop, freeze, thaw, start) and status, by looking at processes and REST
+//! second terminal   faults (kill, stop, freeze, thaw, start, partition, heal) and status, by processes and REST
 //! ```
 //! Everything is real: the same binary, the same configuration file, the same guardian and PostgreSQL as on
-//! three hosts. Deliberately absent: any channel into a node that an operator would not have too.
+//! three hosts. The nodes reach each other through a process that can cut one off (`links`). Deliberately absent: any
+//! channel into a node that an operator would not have too.
 //! The end-to-end tests build their clusters from the same parts.
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ pub mod args;
 pub mod control;
 pub mod faults;
 pub mod layout;
+pub mod links;
+pub mod load_line;
 pub mod log_tail;
 pub mod node_yaml;
 pub mod place;
@@ -44,8 +47,10 @@ pub fn main(args: DevArgs) -> anyhow::Result<ExitCode> {
         runtime.shutdown_background();
         return outcome;
     };
-    if args.fresh || args.nodes.is_some() {
-        bail!("understand the command: --fresh and --nodes belong to `howdah dev` itself, which starts the cluster");
+    if args.fresh || args.load || args.nodes.is_some() {
+        bail!(
+            "understand the command: --fresh, --load and --nodes belong to `howdah dev` itself, which starts the cluster"
+        );
     }
     let layout = place::for_second_terminal(args.dir.as_deref())?;
     match command {
@@ -54,6 +59,13 @@ pub fn main(args: DevArgs) -> anyhow::Result<ExitCode> {
         DevCommand::Freeze(target) => faults::freeze(&layout, &target.node),
         DevCommand::Thaw(target) => faults::thaw(&layout, &target.node),
         DevCommand::Start(target) => faults::start(&layout, &target.node),
+        DevCommand::Partition(target) => faults::partition(&layout, &target.node),
+        DevCommand::Heal(target) => faults::heal(&layout, target.node.as_deref()),
+        DevCommand::Links => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+            runtime.block_on(links::run(layout))
+        }
         DevCommand::Status(options) => status::run(&layout, options.format),
     }
 }

@@ -65,12 +65,21 @@ pub fn write_all(layout: &Layout, settings: &Settings) -> anyhow::Result<Passwor
     let mut pgpass = String::new();
     for node in &layout.file.nodes {
         let routed = node.router.iter().flat_map(|router| [router.primary, router.replicas]);
-        for port in std::iter::once(node.postgres).chain(routed) {
+        let linked = node.links.map(|links| links.postgres);
+        for port in std::iter::once(node.postgres).chain(linked).chain(routed) {
             let _ = writeln!(pgpass, "127.0.0.1:{port}:*:postgres:{}", passwords.superuser.expose());
         }
     }
     write_file(&layout.pgpass(), &pgpass, 0o600)?;
     Ok(passwords)
+}
+
+/// The superuser's password of an existing cluster.
+///
+/// # Errors
+/// When its files cannot be read.
+pub fn superuser_password(layout: &Layout) -> anyhow::Result<String> {
+    Ok(passwords(layout)?.superuser.expose().clone())
 }
 
 /// The passwords of an existing cluster, or new ones that are stored first.
@@ -112,12 +121,15 @@ fn seconds(value: f64) -> Value {
 }
 
 fn node_config(layout: &Layout, node: &NodePaths, settings: &Settings, passwords: &Passwords) -> Value {
-    let members: Map<String, Value> =
-        layout.nodes().into_iter().map(|member| (member.name, json!(member.rest.to_string()))).collect();
+    let members: Map<String, Value> = layout
+        .nodes()
+        .into_iter()
+        .map(|member| (member.name.clone(), json!(member.rest_for_others().to_string())))
+        .collect();
     let [ttl, loop_wait, retry_timeout] = settings.timing.map(seconds);
     let mut postgresql = json!({
         "listen": node.postgres.to_string(),
-        "connect_address": node.postgres.to_string(),
+        "connect_address": node.postgres_for_others().to_string(),
         "data_dir": node.data,
         "authentication": {
             "superuser": {"username": "postgres", "password": passwords.superuser},
@@ -138,7 +150,7 @@ fn node_config(layout: &Layout, node: &NodePaths, settings: &Settings, passwords
     json!({
         "scope": layout.file.scope,
         "name": node.name,
-        "restapi": {"listen": node.rest.to_string(), "connect_address": node.rest.to_string()},
+        "restapi": {"listen": node.rest.to_string(), "connect_address": node.rest_for_others().to_string()},
         "raft": {"data_dir": node.raft, "secret_file": layout.dir.join("secret"), "members": members},
         "bootstrap": {
             "dcs": {
@@ -172,7 +184,7 @@ mod tests {
 
     fn layout(dir: &Path, os_user: Option<&str>) -> Layout {
         let nodes = (1..=3)
-            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None })
+            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None, links: None })
             .collect();
         let os_user = os_user.map(str::to_owned);
         Layout { dir: dir.to_owned(), file: ClusterFile { format: 1, scope: "demo".to_owned(), os_user, nodes } }

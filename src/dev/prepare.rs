@@ -10,12 +10,15 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
 use super::args::DevArgs;
-use super::layout::{ClusterFile, Layout, NodePaths, NodePorts, RouterPorts};
+use super::layout::{ClusterFile, Layout, LinkPorts, NodePaths, NodePorts, RouterPorts};
 use super::node_yaml::{self, Passwords, Settings};
-use super::{place, ports, processes};
+use super::{links, place, ports, processes};
 
 /// The first REST port, the first PostgreSQL port, and the first port of the routers, which have two each.
 const FIRST_PORTS: (u16, u16, u16) = (8008, 5432, 5000);
+
+/// The first port of the links, two for each node. Below what the kernel gives to outgoing connections.
+const FIRST_LINK: u16 = 18_008;
 
 /// A cluster that is ready to be started.
 #[derive(Debug)]
@@ -45,6 +48,7 @@ pub fn prepare(args: &DevArgs) -> anyhow::Result<Prepared> {
         let _lock = lock(&place.dir)?;
         if let Some(old) = Layout::load(&place.dir).unwrap_or(None) {
             refuse_if_running(&old)?;
+            links::end(&old)?;
         }
         let aside = place::move_aside(&place.dir)?;
         notes.push(format!("the old cluster is now in {} (nothing was deleted)", aside.display()));
@@ -164,6 +168,10 @@ fn choose_ports(count: usize, is_free: impl Fn(u16) -> bool) -> anyhow::Result<(
     let rest = choose(FIRST_PORTS.0, number, "REST")?;
     let postgres = choose(FIRST_PORTS.1, number, "PostgreSQL")?;
     let router = choose(FIRST_PORTS.2, number.saturating_mul(2), "the router")?;
+    // Whose a connection is can be told on Linux alone; elsewhere links would be of no use.
+    let linked =
+        if cfg!(target_os = "linux") { choose(FIRST_LINK, number.saturating_mul(2), "the links")? } else { Vec::new() };
+    let mut linked = linked.as_chunks().0.iter().map(|[rest, postgres]| LinkPorts { rest: *rest, postgres: *postgres });
     let nodes = rest
         .into_iter()
         .zip(postgres)
@@ -174,6 +182,7 @@ fn choose_ports(count: usize, is_free: impl Fn(u16) -> bool) -> anyhow::Result<(
             rest,
             postgres,
             router: Some(RouterPorts { primary: *primary, replicas: *replicas }),
+            links: linked.next(),
         })
         .collect();
     Ok((nodes, notes))
@@ -212,7 +221,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let thief = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let port = thief.local_addr().expect("address").port();
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: port, postgres: 1, router: None }];
+        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: port, postgres: 1, router: None, links: None }];
         let layout = Layout {
             dir: dir.path().to_owned(),
             file: ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes },

@@ -69,7 +69,8 @@ pub fn of_node(node: &NodePaths) -> Vec<NodeProcess> {
     pick(node, &process_table::read())
 }
 
-fn pick(node: &NodePaths, table: &[Row]) -> Vec<NodeProcess> {
+/// As [`of_node`], from a table that has been read already.
+pub fn pick(node: &NodePaths, table: &[Row]) -> Vec<NodeProcess> {
     let mut found: BTreeMap<i32, Kind> = BTreeMap::new();
     if let Some(agent) = read_agent_pid(&node.agent_pid)
         && table.iter().any(|row| row.id == agent)
@@ -285,7 +286,7 @@ mod tests {
     use std::process::{Child, Command};
 
     fn node(dir: &Path) -> NodePaths {
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None }];
+        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None, links: None }];
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
         let node = Layout { dir: dir.to_owned(), file }.node("n1").expect("n1");
         std::fs::create_dir_all(&node.raft).expect("create");

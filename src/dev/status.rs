@@ -13,9 +13,12 @@ use serde_json::Value;
 
 use super::args::Format;
 use super::layout::{Layout, NodePaths};
+use super::links;
 use super::processes::{self, Kind};
 use super::rest;
 use super::screen::print_line;
+use crate::telemetry::clock;
+use crate::types::WallTime;
 
 /// A node that does not answer within this shows as silent.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -28,6 +31,8 @@ pub enum Life {
     Up,
     /// Its agent stands still.
     Frozen,
+    /// Its agent runs, and cannot reach the other nodes.
+    CutOff,
     /// No agent, but PostgreSQL or the guardian still runs.
     Leaderless,
     /// Nothing runs.
@@ -68,10 +73,64 @@ impl NodeStatus {
 
 /// Looks at all nodes at the same time.
 pub fn observe(layout: &Layout) -> Vec<NodeStatus> {
-    std::thread::scope(|scope| {
+    let cut = links::cut_off(layout);
+    let mut nodes: Vec<NodeStatus> = std::thread::scope(|scope| {
         let asked: Vec<_> = layout.nodes().into_iter().map(|node| scope.spawn(move || observe_node(&node))).collect();
         asked.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
+    });
+    for node in nodes.iter_mut().filter(|node| node.life == Life::Up && cut.contains(&node.name)) {
+        node.life = Life::CutOff;
+    }
+    nodes
+}
+
+/// What the nodes know beyond their own state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Beyond {
+    /// So many nodes may die without the loss of an acknowledged write, as the record proves; none when nobody knows.
+    pub zero_loss: Option<usize>,
+    /// How long the last change of the primary took, in milliseconds, and how long ago it was, in seconds.
+    pub last_change: Option<(u64, u64)>,
+}
+
+/// Asks the first node that answers.
+pub fn ask_beyond(layout: &Layout) -> Beyond {
+    let cut = links::cut_off(layout);
+    let mut nodes = layout.nodes();
+    nodes.sort_by_key(|node| cut.contains(&node.name));
+    for node in nodes {
+        let ask = |path: &str| rest::get(node.rest, path, PATIENCE).ok().map(|answer| answer.json());
+        let (Some(full), Some(timeline)) = (ask("/howdah"), ask("/timeline")) else { continue };
+        return beyond(&full, &timeline, clock::wall());
+    }
+    Beyond::default()
+}
+
+fn beyond(full: &Value, timeline: &Value, now: WallTime) -> Beyond {
+    let sync = &full["snapshot"]["cluster"]["sync"];
+    let standbys = sync["standbys"].as_array().map_or(0, Vec::len);
+    // Every commit is on the primary and on so many of the standbys: as many may die as hold it beside the last one.
+    let quorum = sync["quorum"].as_u64().and_then(|quorum| usize::try_from(quorum).ok()).unwrap_or(0);
+    let zero_loss = sync.is_object().then(|| standbys.saturating_sub(quorum));
+    let changed = |entry: &&Value| matches!(entry["kind"].as_str(), Some("failover" | "switchover"));
+    let last = timeline.as_array().and_then(|entries| entries.iter().rev().find(changed));
+    let last_change = last.and_then(|entry| {
+        let ago = now.0.saturating_sub(entry["at"].as_i64()?).max(0) / 1000;
+        Some((entry["total_ms"].as_u64()?, u64::try_from(ago).ok()?))
+    });
+    Beyond { zero_loss, last_change }
+}
+
+/// `1.9 s, 3 minutes ago`.
+fn measured((took_ms, ago): (u64, u64)) -> String {
+    let (count, unit) = match ago {
+        0..60 => (ago, "second"),
+        60..3600 => (ago / 60, "minute"),
+        3600..86_400 => (ago / 3600, "hour"),
+        _ => (ago / 86_400, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("Last measured failover {:.1} s, {count} {unit}{plural} ago.", took_ms as f64 / 1000.0)
 }
 
 fn observe_node(node: &NodePaths) -> NodeStatus {
@@ -84,7 +143,9 @@ fn observe_node(node: &NodePaths) -> NodeStatus {
         None => Life::Leaderless,
     };
     let patroni = match life {
-        Life::Up => rest::get(node.rest, "/patroni", PATIENCE).map(|answer| answer.json()).unwrap_or(Value::Null),
+        Life::Up | Life::CutOff => {
+            rest::get(node.rest, "/patroni", PATIENCE).map(|answer| answer.json()).unwrap_or(Value::Null)
+        }
         Life::Frozen | Life::Leaderless | Life::Down => Value::Null,
     };
     let text = |field: &str| patroni.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -116,7 +177,7 @@ pub struct Summary {
 }
 
 /// Judges the whole from the parts.
-pub fn summarise(nodes: &[NodeStatus]) -> Summary {
+pub fn summarise(nodes: &[NodeStatus], beyond: &Beyond) -> Summary {
     let majority = nodes.len() / 2 + 1;
     let up = nodes.iter().filter(|node| node.life == Life::Up).count();
     let primaries: Vec<&NodeStatus> = nodes.iter().filter(|node| node.is_primary()).collect();
@@ -143,8 +204,12 @@ pub fn summarise(nodes: &[NodeStatus]) -> Summary {
         }
         [primary] => {
             let may_fail = up.saturating_sub(majority).min(streaming);
-            let verdict = verdict(nodes.len(), may_fail, &ailing);
-            let text = format!("{verdict} Writes go to {}.", primary.name);
+            let verdict = verdict(nodes.len(), may_fail, beyond.zero_loss, &ailing);
+            let mut text = format!("{verdict} Writes go to {}.", primary.name);
+            if let Some(last) = beyond.last_change {
+                text.push(' ');
+                text.push_str(&measured(last));
+            }
             (Some(primary.name.clone()), may_fail, text)
         }
         _ => {
@@ -160,18 +225,24 @@ fn ailment(node: &NodeStatus) -> String {
     match node.life {
         Life::Down => "is down".to_owned(),
         Life::Frozen => "is frozen".to_owned(),
+        Life::CutOff => "is cut off".to_owned(),
         Life::Leaderless => "has lost its agent".to_owned(),
         Life::Up if node.role.is_empty() => "does not answer yet".to_owned(),
         Life::Up => format!("is {}", node.state),
     }
 }
 
-fn verdict(nodes: usize, may_fail: usize, ailing: &str) -> String {
+fn verdict(nodes: usize, may_fail: usize, zero_loss: Option<usize>, ailing: &str) -> String {
+    let loss = match zero_loss {
+        Some(proven) if may_fail <= proven => " with zero loss",
+        Some(_) => ", and the newest writes with it",
+        None => "",
+    };
     let rest = match (nodes, may_fail) {
         (1, _) => "It is the only node: nothing may fail.".to_owned(),
         (_, 0) => "No node more may fail.".to_owned(),
-        (_, 1) => "Any one node may fail.".to_owned(),
-        (_, count) => format!("Any {count} nodes may fail."),
+        (_, 1) => format!("Any one node may fail{loss}."),
+        (_, count) => format!("Any {count} nodes may fail{loss}."),
     };
     if ailing.is_empty() { format!("Healthy. {rest}") } else { format!("Degraded: {ailing}. {rest}") }
 }
@@ -182,7 +253,8 @@ fn verdict(nodes: usize, may_fail: usize, ailing: &str) -> String {
 /// When it cannot be rendered.
 pub fn run(layout: &Layout, format: Format) -> anyhow::Result<ExitCode> {
     let nodes = observe(layout);
-    let summary = summarise(&nodes);
+    let beyond = ask_beyond(layout);
+    let summary = summarise(&nodes, &beyond);
     let text = match format {
         Format::Pretty => format!("{}\n{}", table(&nodes), summary.sentence),
         Format::Json => {
@@ -194,6 +266,7 @@ pub fn run(layout: &Layout, format: Format) -> anyhow::Result<ExitCode> {
                 "primary": summary.primary,
                 "may_fail": summary.may_fail,
                 "healthy": summary.healthy,
+                "beyond": beyond,
                 "sentence": summary.sentence,
             });
             serde_json::to_string_pretty(&all).context("render the status")?
@@ -211,6 +284,7 @@ fn table(nodes: &[NodeStatus]) -> String {
             Life::Up if node.state.is_empty() => "silent".to_owned(),
             Life::Up => node.state.clone(),
             Life::Frozen => "frozen".to_owned(),
+            Life::CutOff => "cut off".to_owned(),
             Life::Leaderless => "no agent".to_owned(),
             Life::Down => "down".to_owned(),
         };
@@ -262,8 +336,43 @@ mod tests {
         node(name, Life::Down, "", "")
     }
 
+    fn summarise(nodes: &[NodeStatus]) -> Summary {
+        super::summarise(nodes, &Beyond::default())
+    }
+
     fn sentence(nodes: &[NodeStatus]) -> String {
         summarise(nodes).sentence
+    }
+
+    #[test]
+    fn the_sentence_says_what_a_failure_costs_and_what_the_last_one_took() {
+        let nodes = [primary("n1"), replica("n2"), replica("n3")];
+        let full = serde_json::json!({"snapshot": {"cluster": {"sync": {"standbys": ["n2", "n3"], "quorum": 1}}}});
+        let timeline = serde_json::json!([
+            {"kind": "failover", "at": 0, "total_ms": 9000},
+            {"kind": "switchover", "at": 1_000_000, "total_ms": 1900},
+            {"kind": "rejoin", "at": 1_100_000, "total_ms": 5},
+        ]);
+        let known = beyond(&full, &timeline, WallTime(1_185_000));
+        assert_eq!(known, Beyond { zero_loss: Some(1), last_change: Some((1900, 185)) });
+        assert_eq!(
+            super::summarise(&nodes, &known).sentence,
+            "Healthy. Any one node may fail with zero loss. Writes go to n1. Last measured failover 1.9 s, 3 minutes ago."
+        );
+        let alone = Beyond { zero_loss: Some(0), last_change: Some((80, 1)) };
+        assert_eq!(
+            super::summarise(&nodes, &alone).sentence,
+            "Healthy. Any one node may fail, and the newest writes with it. Writes go to n1. Last measured failover 0.1 s, 1 second ago."
+        );
+    }
+
+    #[test]
+    fn who_is_cut_off_counts_for_nothing() {
+        let mut cut = primary("n1");
+        cut.life = Life::CutOff;
+        let summary = summarise(&[cut.clone(), primary("n2"), replica("n3")]);
+        assert_eq!((summary.primary.as_deref(), summary.may_fail), (Some("n2"), 0));
+        assert!(summary.sentence.starts_with("Degraded: n1 is cut off."), "{}", summary.sentence);
     }
 
     #[test]

@@ -24,13 +24,15 @@ use super::log_tail::{self, LogTail};
 use super::prepare::{self, Prepared};
 use super::processes::{self, ProcessId};
 use super::screen::Screen;
-use super::status::{self, NodeStatus};
-use super::{agent_process, write_probe};
+use super::status::{self, Beyond, NodeStatus};
+use super::{agent_process, links, load_line, write_probe};
 use crate::telemetry::clock;
 use crate::types::Mono;
 
 /// How often the nodes are looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often a node is asked for what takes more than a look: its whole state, and what happened.
+const ASK: Duration = Duration::from_secs(1);
 /// How long a clean stop of all nodes may take before it is said what is left.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How long killed processes may take to be gone.
@@ -51,11 +53,11 @@ struct Agent {
 struct Outlook {
     primary: Option<String>,
     may_fail: usize,
+    zero_loss: bool,
     healthy: bool,
 }
 
 /// The running launcher.
-#[derive(Debug)]
 struct Launcher {
     layout: Layout,
     password: String,
@@ -67,6 +69,14 @@ struct Launcher {
     told: BTreeMap<String, String>,
     outlook: Option<Outlook>,
     first_write_told: bool,
+    /// The process through which the nodes reach each other, if this launcher has started it.
+    linking: Option<Child>,
+    /// Clients that write all the time, once somebody takes writes.
+    load: Option<load_line::LoadLine>,
+    with_load: bool,
+    /// What the nodes know beyond their own state, and when they were asked.
+    beyond: Beyond,
+    beyond_at: Option<Mono>,
 }
 
 /// Starts the cluster and stays until it is told to stop.
@@ -86,6 +96,11 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
         told: BTreeMap::new(),
         outlook: None,
         first_write_told: false,
+        linking: None,
+        load: None,
+        with_load: args.load,
+        beyond: Beyond::default(),
+        beyond_at: None,
         layout,
     };
     launcher.introduce(&notes, resumed);
@@ -93,11 +108,19 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = &control {
         launcher.screen.say(&format!("note: {error:#}; `howdah dev start` will start nodes on its own"));
     }
+    launcher.linking = links::ensure(&launcher.program, &launcher.layout)?;
     for node in launcher.layout.nodes() {
         launcher.start(&node)?;
     }
     launcher.serve(control.ok()).await?;
+    if let Some(load) = launcher.load.take() {
+        load.stop(&launcher.screen).await;
+    }
     let stopped = launcher.stop().await;
+    links::end(&launcher.layout)?;
+    if let Some(linking) = &mut launcher.linking {
+        let _ = linking.wait();
+    }
     let _ = std::fs::remove_file(launcher.layout.control_socket());
     stopped
 }
@@ -190,8 +213,10 @@ impl Launcher {
         if !self.first_write_told {
             self.try_first_write().await;
         } else {
-            self.tell_sentence(&nodes);
+            self.tell_sentence(&nodes).await;
         }
+        self.look_at_load().await;
+        self.keep_links();
     }
 
     async fn try_first_write(&mut self) {
@@ -210,16 +235,25 @@ impl Launcher {
         self.screen.say("");
         let node = &self.layout.file.nodes.first().map_or("n1", |node| node.name.as_str());
         self.screen.say(&format!(
-            "  In another terminal: howdah dev status | kill {node} | freeze {node} | thaw {node} | start {node}"
+            "  In another terminal: howdah dev status | kill {node} | freeze {node} | thaw {node} | partition {node} | heal | start {node}"
         ));
+        self.screen.say("  howdah top | why | history --verbose | drill kill-node");
         self.screen.say("  Ctrl-C stops all nodes; the data stays, and starting again resumes.");
         self.screen.say("");
     }
 
     /// Says how the whole is when it matters: who takes writes, how much may fail, or whether all is well has changed.
-    fn tell_sentence(&mut self, nodes: &[NodeStatus]) {
-        let summary = status::summarise(nodes);
-        let outlook = Outlook { primary: summary.primary, may_fail: summary.may_fail, healthy: summary.healthy };
+    async fn tell_sentence(&mut self, nodes: &[NodeStatus]) {
+        if self.beyond_at.is_none_or(|at| ASK < clock::now().since(at)) {
+            let layout = self.layout.clone();
+            self.beyond = tokio::task::spawn_blocking(move || status::ask_beyond(&layout)).await.unwrap_or_default();
+            self.beyond_at = Some(clock::now());
+        }
+        let beyond = &self.beyond;
+        let summary = status::summarise(nodes, beyond);
+        let zero_loss = beyond.zero_loss.is_some_and(|proven| summary.may_fail <= proven);
+        let outlook =
+            Outlook { primary: summary.primary, may_fail: summary.may_fail, zero_loss, healthy: summary.healthy };
         let sentence = summary.sentence;
         // While a new cluster grows, its nodes say enough; the first word on the whole is that it is healthy.
         let growing = self.outlook.is_none() && !outlook.healthy;
@@ -229,6 +263,38 @@ impl Launcher {
         let time = clock::now().since(self.started).as_secs_f64();
         self.screen.say(&format!("{time:6.1} s  {sentence}"));
         self.outlook = Some(outlook);
+    }
+
+    /// Starts the clients of `--load` when somebody takes writes, and tells what they count.
+    async fn look_at_load(&mut self) {
+        if !self.with_load || !self.first_write_told {
+            return;
+        }
+        match &mut self.load {
+            Some(load) => load.look(&self.screen, clock::now().since(self.started)).await,
+            None => match load_line::LoadLine::start(&self.layout, &self.password).await {
+                Ok(load) => self.load = Some(load),
+                Err(error) => {
+                    self.screen.say(&format!("note: no load yet: {error:#}"));
+                }
+            },
+        }
+    }
+
+    /// Nodes that lose their links lose each other: not a fault that anybody has asked for.
+    fn keep_links(&mut self) {
+        if links::are_used(&self.layout) && links::running(&self.layout).is_none() {
+            if let Some(child) = &mut self.linking {
+                let _ = child.wait();
+            }
+            match links::ensure(&self.program, &self.layout) {
+                Ok(child) => {
+                    self.screen.say("note: the links between the nodes had ended; started again, with no cut");
+                    self.linking = child;
+                }
+                Err(error) => self.screen.say(&format!("note: {error:#}")),
+            }
+        }
     }
 
     /// Notices agents that have ended.
@@ -337,6 +403,7 @@ fn describe(node: &NodeStatus) -> String {
     match node.life {
         status::Life::Down => "is down".to_owned(),
         status::Life::Frozen => "is frozen".to_owned(),
+        status::Life::CutOff => "is cut off from the others".to_owned(),
         status::Life::Leaderless => format!("has no agent; still there: {}", node.processes),
         status::Life::Up if node.role.is_empty() => String::new(),
         status::Life::Up => {

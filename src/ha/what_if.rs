@@ -285,7 +285,6 @@ fn view_of(base: &ClusterView, record: &ClusterRecord, name: &NodeName, member: 
     };
     let follows = record.leader.as_ref().map(|leader| leader.value.clone()).filter(|leader| leader != name);
     let server = ServerView {
-        follows_outside: false,
         in_recovery: !writable,
         timeline,
         position: position.unwrap_or_default(),
@@ -293,6 +292,7 @@ fn view_of(base: &ClusterView, record: &ClusterRecord, name: &NodeName, member: 
         streaming: member.replication_state.as_deref() == Some("streaming"),
         receiving: member.replication_state.is_some(),
         follows,
+        follows_outside: member.role == "standby_leader",
         standbys: BTreeMap::new(),
         synchronous_standby_names: String::new(),
         checkpoint_redo: Lsn(0),
@@ -303,6 +303,7 @@ fn view_of(base: &ClusterView, record: &ClusterRecord, name: &NodeName, member: 
             nofailover: member.failover_priority() == 0,
             failover_priority: member.failover_priority(),
             upstream: UpstreamTag::Leader,
+            pre_promote: false,
             ..base.settings.clone()
         },
         data_dir,

@@ -87,10 +87,12 @@ fn lift(view: &mut ClusterView, reason: &Reason) -> bool {
         Reason::PeerAhead { peer, .. }
         | Reason::PeerTimelineAhead { peer, .. }
         | Reason::LivePrimary { peer }
+        | Reason::PeerPreferred { peer, .. }
         | Reason::PeerStillReplaying { peer } => return view.peers.remove(peer).is_some(),
         Reason::HandoverToOther { .. } => record.handover = None,
         Reason::RequestForOther { .. } => record.failover = None,
         Reason::WalStillFlowing { .. } => view.memory.wal_advanced_at = None,
+        Reason::PrePromoteRefused { .. } => view.memory.pre_promote_failed = None,
         Reason::NotSynchronous { .. } => {
             let Some(sync) = &mut record.sync else { return false };
             sync.sync_standby.insert(view.me.clone());

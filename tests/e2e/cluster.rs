@@ -11,11 +11,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use howdah::dev::layout::{ClusterFile, Layout, NodePaths, NodePorts, RouterPorts};
+use howdah::dev::layout::{ClusterFile, Layout, LinkPorts, NodePaths, NodePorts, RouterPorts};
 use howdah::dev::node_yaml::{self, Passwords, Settings};
 use howdah::dev::place::{self, OsUser};
 use howdah::dev::processes::{self, Kind, NodeProcess, ProcessId};
-use howdah::dev::{agent_process, ports};
+use howdah::dev::{agent_process, links, ports};
 use howdah::telemetry::clock;
 use howdah::types::Mono;
 use rustix::process::Signal;
@@ -44,11 +44,13 @@ pub struct Options {
     pub settings: Settings,
     /// Where PostgreSQL's programs are; none where they are found.
     pub bin_dir: Option<PathBuf>,
+    /// The nodes reach each other through links, and can be cut off.
+    pub links: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, settings: Settings::default(), bin_dir: None }
+        Self { nodes: 3, settings: Settings::default(), bin_dir: None, links: false }
     }
 }
 
@@ -69,6 +71,7 @@ pub struct Cluster {
     pub user: Option<OsUser>,
     bin_dir: Option<PathBuf>,
     agents: BTreeMap<String, Child>,
+    linking: Option<Child>,
     runtime: tokio::runtime::Runtime,
     directory: Option<tempfile::TempDir>,
     _turn: MutexGuard<'static, ()>,
@@ -109,7 +112,7 @@ impl Cluster {
             assert_eq!(barrier, None, "user {} cannot reach the test's directory; set TMPDIR to another", user.name);
         }
         let os_user = user.as_ref().map(|user| user.name.clone());
-        let file = ClusterFile { format: 1, scope: title.to_owned(), os_user, nodes: reserve(options.nodes) };
+        let file = ClusterFile { format: 1, scope: title.to_owned(), os_user, nodes: reserve(options) };
         let layout = Layout { dir, file };
         layout.save().expect("cluster.json");
         for node in layout.nodes() {
@@ -123,9 +126,10 @@ impl Cluster {
             tree["postgresql"]["bin_dir"] = serde_json::json!(bin_dir);
             std::fs::write(&node.yaml, tree.to_string()).expect("writable");
         }
+        let linking = links::ensure(Path::new(HOWDAH), &layout).expect("the links");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (agents, directory, boot) = (BTreeMap::new(), Some(directory), BootTimes::default());
-        Self { layout, passwords, boot, user, bin_dir, agents, runtime, directory, _turn: turn }
+        Self { layout, passwords, boot, user, bin_dir, agents, linking, runtime, directory, _turn: turn }
     }
 
     /// The nodes' names, in order.
@@ -354,21 +358,27 @@ impl Drop for Cluster {
         for child in self.agents.values_mut() {
             let _ = child.wait();
         }
+        if let Some(child) = &mut self.linking {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
-/// Names and free ports for `count` nodes.
-fn reserve(count: usize) -> Vec<NodePorts> {
-    let wanted = u16::try_from(count * 4).expect("a handful of nodes");
+/// Names and free ports for the nodes.
+fn reserve(options: &Options) -> Vec<NodePorts> {
+    let count = options.nodes;
+    let wanted = u16::try_from(count * 6).expect("a handful of nodes");
     let first = rand::Rng::random_range(&mut rand::rng(), PORTS);
     let (ports, _) = ports::choose(first, wanted, &mut Vec::new(), ports::is_free);
     assert_eq!(ports.len(), usize::from(wanted), "no free ports from {first} upwards");
     (0..count)
         .map(|i| NodePorts {
             name: format!("n{}", i + 1),
-            rest: ports[i * 4],
-            postgres: ports[i * 4 + 1],
-            router: Some(RouterPorts { primary: ports[i * 4 + 2], replicas: ports[i * 4 + 3] }),
+            rest: ports[i * 6],
+            postgres: ports[i * 6 + 1],
+            router: Some(RouterPorts { primary: ports[i * 6 + 2], replicas: ports[i * 6 + 3] }),
+            links: options.links.then(|| LinkPorts { rest: ports[i * 6 + 4], postgres: ports[i * 6 + 5] }),
         })
         .collect()
 }

@@ -56,6 +56,24 @@ async function run(browser) {
   await page.click("#ask-no");
   await page.waitForFunction((name) => document.getElementById("verdict").textContent.startsWith(`Healthy. Writes go to ${name}.`),
     candidate, { timeout: 60000 });
+  // What happened stands there with its parts and its reason.
+  await page.waitForFunction((name) => {
+    const first = document.querySelector("#timeline li");
+    return first && first.textContent.includes(`switchover ${name}`) && /promote \d+ ms/.test(first.textContent) && first.textContent.includes("Lost: nothing.");
+  }, candidate, { timeout: 60000 });
+
+  // This node is a replica: it is restarted, and a new copy is thought better of.
+  await page.click("#restart");
+  assert.match(await page.locator("#ask-consequence").textContent(), /Sessions on it end.*0 bytes are lost/);
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => document.getElementById("ask-outcome").textContent === "restarted successfully", null, { timeout: 60000 });
+  await page.click("#ask-no");
+  await page.waitForFunction((name) => document.getElementById("verdict").textContent.startsWith(`Healthy. Writes go to ${name}.`),
+    candidate, { timeout: 60000 });
+  await page.click("#reinit");
+  assert.match(await page.locator("#ask-consequence").textContent(), /behind now.*moved aside; 0 bytes are deleted/);
+  await page.click("#ask-no");
+  await page.waitForSelector("dialog[open]", { state: "detached" });
   assert.ok(await page.evaluate(() => window.sameDocument), "the page was loaded again");
 
   await page.emulateMedia({ colorScheme: "dark" });
