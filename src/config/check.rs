@@ -686,6 +686,7 @@ fn read_watchdog(reader: &mut Reader<'_>) -> WatchdogConfig {
     WatchdogConfig {
         mode,
         device: PathBuf::from(reader.text("watchdog.device")),
+        testing: reader.word("watchdog.driver") == "testing",
         safety_margin: reader.duration("watchdog.safety_margin"),
     }
 }

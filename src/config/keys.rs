@@ -465,6 +465,12 @@ pub const NODE_KEYS: &[Key] = &[
         "automatic = if there is one; required = no promotion without it.",
     ),
     key("watchdog.device", Path, Default("/dev/watchdog"), "The device."),
+    key(
+        "watchdog.driver",
+        Word(&["default", "testing"]),
+        Default("default"),
+        "testing = the device is any file, and what would be asked of it is written into it as text; it resets nothing.",
+    ),
     key("watchdog.safety_margin", Duration, Default("1s"), "It fires this much before the leadership ends."),
     section(
         "bootstrap",

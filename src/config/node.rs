@@ -306,6 +306,8 @@ pub struct WatchdogConfig {
     pub mode: WatchdogMode,
     /// The device.
     pub device: PathBuf,
+    /// The device is any file, for tests.
+    pub testing: bool,
     /// It fires this much before the permit ends.
     pub safety_margin: Duration,
 }

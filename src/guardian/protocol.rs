@@ -171,11 +171,14 @@ pub struct WatchdogConfig {
     /// Seconds from the last accepted permit to the machine's reset. Must be below the lease's ttl by at least the
     /// time that a store answer may take, and above `ttl - margin`, or the machine resets before the guardian fences.
     pub timeout_s: u32,
+    /// The device is any file: what it would be asked by ioctl is written into it as text.
+    #[serde(default)]
+    pub testing: bool,
 }
 
 impl Default for WatchdogConfig {
     fn default() -> Self {
-        Self { mode: WatchdogMode::Off, device: PathBuf::from("/dev/watchdog"), timeout_s: 5 }
+        Self { mode: WatchdogMode::Off, device: PathBuf::from("/dev/watchdog"), timeout_s: 5, testing: false }
     }
 }
 

@@ -110,6 +110,7 @@ pub(super) fn watchdog(config: &Config) -> WatchdogConfig {
             WatchdogMode::Required => GuardianWatchdog::Required,
         },
         device: config.watchdog.device.clone(),
+        testing: config.watchdog.testing,
         timeout_s: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
     }
 }

@@ -389,3 +389,49 @@ fn the_operators_commands_create_copy_promote_and_stop() {
     cluster.until_healthy();
     assert_eq!(one(&cluster, &cluster.expect_primary(), "select count(*) from archived"), "50");
 }
+
+/// A named pipe in the place of a device: it shows what a device would be told.
+#[test]
+fn a_watchdog_is_armed_while_the_node_may_write_and_sleeps_otherwise() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let options = Options { nodes: 1, ..Options::default() };
+    let mut cluster = Cluster::prepare("watchdog", &options);
+    let pipe = cluster.layout.dir.join("watchdog");
+    let made = std::process::Command::new("mkfifo").arg("-m").arg("666").arg(&pipe).status().expect("start mkfifo");
+    assert!(made.success());
+    edit(&cluster, "n1", |tree| {
+        tree["watchdog"] = json!({"mode": "required", "driver": "testing", "device": pipe});
+    });
+    // Nobody reads the pipe, so it cannot be opened, and without a watchdog nobody may write.
+    cluster.start_agent("n1");
+    cluster.until("the missing watchdog is named", LIMIT, |c| {
+        let log = std::fs::read_to_string(c.node("n1").log).unwrap_or_default();
+        log.contains("watchdog") && log.contains("required")
+    });
+    assert_eq!(cluster.primary(), None);
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let reader = std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(&pipe).expect("the pipe");
+    let heard = std::cell::RefCell::new(String::new());
+    let listen = || {
+        let mut buffer = [0; 4096];
+        while let Ok(read) = reader_read(&reader, &mut buffer) {
+            if read == 0 {
+                break;
+            }
+            heard.borrow_mut().push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+        heard.borrow().clone()
+    };
+    cluster.until("the node may write, and the device is armed and petted", LIMIT, |c| {
+        c.primary().is_some() && listen().starts_with("timeout=4\n\n\n")
+    });
+    assert!(!listen().contains('V'), "it was put to sleep while the node may write: {}", listen());
+    cluster.signal_agent("n1", Signal::TERM);
+    cluster.until("the device is put to sleep once PostgreSQL has stopped", LIMIT, |c| {
+        !c.postgres_lives("n1") && listen().ends_with('V')
+    });
+}
+
+fn reader_read(mut reader: &std::fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    std::io::Read::read(&mut reader, buffer)
+}
