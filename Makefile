@@ -190,7 +190,7 @@ soak: setup setup-etcdctl
 
 # One seed after the other until the time is over; a broken promise is printed with the seed that shows it again.
 simulate: setup-rust
-	SIM_MINUTES=$(MINUTES) $(CARGO) test --locked --test sim -- --nocapture fresh_seeds
+	SIM_MINUTES=$(MINUTES) $(CARGO) test --locked --profile simulate --test sim -- --nocapture fresh_seeds
 
 # The compiler's switches for coverage are not stable yet; nothing else here needs them.
 MINUTES ?= 1

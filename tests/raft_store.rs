@@ -10,10 +10,13 @@ mod cluster;
 mod consensus;
 #[path = "raft_store/damage.rs"]
 mod damage;
+#[path = "raft_store/installing.rs"]
+mod installing;
 #[path = "raft_store/leases.rs"]
 mod leases;
 #[path = "raft_store/membership.rs"]
 mod membership;
+#[cfg(target_os = "linux")]
 #[path = "raft_store/power.rs"]
 mod power;
 #[path = "raft_store/storage.rs"]

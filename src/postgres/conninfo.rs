@@ -97,6 +97,14 @@ impl Conninfo {
     }
 }
 
+/// The connection string of a standby that calls itself `application`.
+///
+/// # Errors
+/// As for a login with an option that is not known.
+pub fn conninfo(upstream: &Upstream, login: &Login, passfile: &Path, application: &str) -> Result<String, Error> {
+    Ok(Conninfo::to(upstream, login, passfile)?.with("application_name", application).text())
+}
+
 fn quote(value: &str) -> String {
     let plain = !value.is_empty()
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b':' | b','));

@@ -48,6 +48,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// For the fuzz targets alone.
+pub mod internals {
+    pub use super::conninfo::conninfo;
+}
+
 pub use aside::{KeptAside, MovedAs};
 pub use basebackup::{Progress, Stage};
 pub use binaries::Binaries;

@@ -72,4 +72,5 @@ pub mod internals {
     pub use super::machine::Machine;
     pub use super::snapshot::{Header, Snapshots};
     pub use super::types::{Entry, LogId, Member, Membership, Proposal, SnapshotMeta, TypeConfig, Vote};
+    pub use super::wire::{ClientRequest, Frame, Kind, Request};
 }

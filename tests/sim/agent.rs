@@ -277,6 +277,10 @@ impl World {
             Fact::Stale { value, .. } if trusting => Fact::Fresh(value),
             fact => fact,
         };
+        if self.mutated(Mutation::SyncRecordIsTooGenerous) {
+            self.everybody_is_in_the_set(node);
+        }
+        let agent = &mut self.nodes[node].agent;
         agent.view.now = now;
         agent.view.peers = std::mem::take(&mut agent.peers);
         agent.view.request_due = true;
@@ -300,6 +304,20 @@ impl World {
         } else {
             self.nodes[node].agent.decision = Some(decision);
             self.keep_in_order(node);
+        }
+    }
+
+    /// The record as it is, but for who may lead next.
+    fn everybody_is_in_the_set(&mut self, node: usize) {
+        let all: Vec<NodeName> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let view = &mut self.nodes[node].agent.view;
+        if let Fact::Fresh(record) = &mut view.record
+            && !record.is_leader(&view.me)
+            && let Some(sync) = &mut record.sync
+            && let Some(leader) = &sync.leader
+        {
+            let others = all.into_iter().filter(|name| name != leader).collect();
+            (sync.sync_standby, sync.quorum) = (others, Some(0));
         }
     }
 

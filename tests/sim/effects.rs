@@ -400,15 +400,7 @@ impl World {
                 self.remembers_the_end(node, *term);
                 txn
             }
-            RecordStep::WriteSync { term, record, mod_revision } => {
-                let mut record = record.clone();
-                if self.mutated(Mutation::SyncRecordIsTooGenerous) {
-                    // Everybody may lead, whoever has confirmed.
-                    let others = self.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != me);
-                    (record.sync_standby, record.quorum) = (others.collect(), Some(0));
-                }
-                self.writes.sync(*term, &record, *mod_revision)
-            }
+            RecordStep::WriteSync { term, record, mod_revision } => self.writes.sync(*term, record, *mod_revision),
             RecordStep::RemoveSync { term, mod_revision } => self.writes.remove_sync(*term, *mod_revision),
             RecordStep::ClearRequest { mod_revision } => self.writes.clear_request(*mod_revision),
         };
@@ -443,6 +435,10 @@ impl World {
     }
 
     fn write(&mut self, node: usize, asker: Asker, txn: TxnRequest) {
+        if self.dangerous && asker == Asker::Actor && self.chance.one_in(self.profile.crash_between) {
+            let soon = self.chance.between(0, 5 * MS);
+            self.after(soon, Event::Deaf { node });
+        }
         let request = self.store_asks(node, asker, Ask::Write(txn), WRITE);
         let agent = &mut self.nodes[node].agent;
         (agent.request, agent.unseen) = (request, None);

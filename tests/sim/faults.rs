@@ -81,7 +81,8 @@ impl World {
         let writer = (0..self.nodes.len()).find(|other| self.acknowledges(*other));
         let node = if self.chance.one_in(2) { writer.unwrap_or(node) } else { node };
         let end = |mending| Event::Mend(mending);
-        match self.chance.below(18) {
+        let kind = if self.chance.one_in(self.profile.blackouts) { 17 } else { self.chance.below(18) };
+        match kind {
             17 => self.many_lose_power(lasts),
             0 => self.agent_killed(node, lasts),
             1 => self.guardian_dies(node),
@@ -261,6 +262,17 @@ impl World {
         }
         self.cut(&ways);
         self.after(lasts, Event::Mend(Mending::Net));
+    }
+
+    /// The request has gone out; nothing comes in any more, least of all the answer.
+    pub fn on_deaf(&mut self, node: usize) {
+        if self.dangerous {
+            self.disturbed(node);
+            let ways: Vec<(usize, usize)> = (0..self.nodes.len()).map(|other| (other, node)).collect();
+            self.cut(&ways);
+            let lasts = self.chance.skewed(100 * MS, 10 * SEC);
+            self.after(lasts, Event::Mend(Mending::Net));
+        }
     }
 
     fn cut(&mut self, ways: &[(usize, usize)]) {

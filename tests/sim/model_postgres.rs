@@ -186,7 +186,7 @@ impl World {
         if self.nodes[node].pg.epoch != epoch || self.nodes[node].pg.proc == Proc::Gone {
             return;
         }
-        if self.nodes[node].pg.frozen && news != PgNews::Killed {
+        if self.nodes[node].suspended || self.nodes[node].pg.frozen && news != PgNews::Killed {
             self.nodes[node].deferred.push(Event::Pg { node, epoch, news });
             return;
         }

@@ -38,6 +38,8 @@ pub struct Profile {
     pub confirming: u64,
     /// The network is slow all the time.
     pub slow: bool,
+    /// One fault in so many is a power failure of many machines, beside those that come up anyway; zero for none.
+    pub blackouts: u64,
     /// The longest crash recovery.
     pub recovery_max: u64,
 }
@@ -70,6 +72,7 @@ impl Profile {
             strict: chance.one_in(4),
             confirming: if chance.one_in(3) { 2 } else { 1 },
             slow: false,
+            blackouts: 0,
             recovery_max: if calm { 200 * MS } else { *chance.pick(&[200 * MS, 3 * SEC, 20 * SEC]) },
         }
     }

@@ -55,6 +55,7 @@ pub enum Event {
     Expire { ids: Vec<LeaseId>, term: u64 },
     Write,
     Fault,
+    Deaf { node: usize },
     Operator,
     Mend(Mending),
 }
@@ -280,6 +281,7 @@ impl World {
             Event::Expire { ids, term } => self.on_expire(ids, term),
             Event::Write => self.on_write(),
             Event::Fault => self.on_fault(),
+            Event::Deaf { node } => self.on_deaf(node),
             Event::Operator => self.on_operator(),
             Event::Mend(mending) => self.on_mend(mending),
         }
