@@ -117,9 +117,12 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
         load.stop(&launcher.screen).await;
     }
     let stopped = launcher.stop().await;
-    links::end(&launcher.layout)?;
-    if let Some(linking) = &mut launcher.linking {
-        let _ = linking.wait();
+    // Nodes that have not stopped still need each other.
+    if launcher.left().is_empty() {
+        links::end(&launcher.layout)?;
+        if let Some(linking) = &mut launcher.linking {
+            let _ = linking.wait();
+        }
     }
     let _ = std::fs::remove_file(launcher.layout.control_socket());
     stopped

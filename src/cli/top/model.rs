@@ -203,6 +203,9 @@ impl Model {
                 .flat_map(|snapshot| snapshot.decisions.iter().rev())
                 .map(|row| format!("{} {}: {}", clock_time(row.at), row.action, row.sentence))
                 .collect(),
+            Pane::Timeline if self.timeline.is_empty() => {
+                vec!["Nothing has happened to the leadership yet.".to_owned()]
+            }
             Pane::Timeline => self
                 .timeline
                 .iter()
