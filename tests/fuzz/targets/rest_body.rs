@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use axum::body::Body;
 use axum::http::Request;
 use howdah::agent::peers::Position;
+use howdah::agent::recorder::Recorder;
 use howdah::agent::snapshot::{RaftMember, Snapshot};
 use howdah::api::control::{Answer, NewMember, ReinitializeRequest, RestartRequest, SwitchoverRequest};
 use howdah::api::{Access, ApiState, Control, ControlError, ControlOutcome, Routes, routes};
@@ -96,7 +97,8 @@ fn node() -> &'static (Runtime, Routes) {
             server_tokens: Default::default(),
         };
         let access = Arc::new(runtime.block_on(Access::resolve(&config)));
-        let state = ApiState { snapshot, control: Arc::new(Willing), access, router: None };
+        let state =
+            ApiState { snapshot, control: Arc::new(Willing), access, router: None, recorder: Recorder::default() };
         (runtime, routes(state))
     })
 }
