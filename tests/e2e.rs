@@ -31,3 +31,5 @@ mod scenario;
 mod stories;
 #[path = "e2e/sync.rs"]
 mod sync;
+#[path = "e2e/takeover.rs"]
+mod takeover;

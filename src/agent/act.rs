@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::follow::{Configured, Whom, outside, parameters, recovery, upstream};
 use super::lock::Lock;
 use super::logins::Logins;
-use super::observe::process_view;
+use super::observe::{is_unmanaged, process_view};
 use super::upkeep::history_lines;
 use crate::cluster::ClusterRecord;
 use crate::cluster::changes::EndedRecord;
@@ -21,7 +21,7 @@ use crate::cluster::writes::Writes;
 use crate::config::node::CallbacksConfig;
 use crate::config::{ClusterSettings, SynchronousMode};
 use crate::guardian::client::Guardian;
-use crate::guardian::protocol::{Escalate, StartMode, StartRequest};
+use crate::guardian::protocol::{AdoptRequest, Escalate, StartMode, StartRequest};
 use crate::ha::step::BY_HAND;
 use crate::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, TaskKind, TaskView};
 use crate::ha::{ClusterView, PgStep, RecordStep, Step, names_to_start_with};
@@ -65,6 +65,11 @@ pub enum Failure {
     /// PostgreSQL was promoted but did not leave recovery while the permit held.
     #[error("promotion did not finish while the permit held")]
     PromotionUnfinished,
+    /// The data is to be replaced, and a server that howdah did not start uses it.
+    #[error(
+        "a server that howdah did not start uses this data, which the cluster would have to replace; stop it first"
+    )]
+    InUse,
 }
 
 /// A long task that runs beside the loop.
@@ -137,6 +142,8 @@ pub struct Actor {
     pub reload_asked: bool,
     /// What is to be written about a leadership with its end.
     pub ending: Option<EndedRecord>,
+    /// A server that somebody else started here is to be taken over.
+    pub adopting: bool,
 }
 
 impl Actor {
@@ -176,6 +183,14 @@ impl Actor {
         settings: &ClusterSettings,
         memory: &mut Memory,
     ) -> Result<(), Failure> {
+        let replaces = matches!(
+            step,
+            PgStep::Initdb | PgStep::BaseBackup { .. } | PgStep::Rewind { .. } | PgStep::MoveAside { .. }
+        );
+        if replaces && is_unmanaged(&self.guardian.status()) {
+            // Its files are in use. The adoption ends here; what the reason says must be put right first.
+            return Err(Failure::InUse);
+        }
         match step {
             PgStep::Initdb => self.begin(TaskKind::Initdb, Whom::Nobody, view, settings, memory),
             PgStep::BaseBackupOutside => self.begin(TaskKind::BaseBackup, Whom::Outside, view, settings, memory),
@@ -309,6 +324,14 @@ impl Actor {
     async fn start(&self, mode: StartMode) -> Result<(), Failure> {
         let spec = self.instance.start_spec();
         let before = self.guardian.status().change;
+        if self.adopting && is_unmanaged(&self.guardian.status()) {
+            let request = AdoptRequest { program: spec.program, uid: spec.uid, gid: spec.gid, mode };
+            let pid = self.guardian.adopt(request).await?;
+            info!(pid, "took over PostgreSQL as it runs");
+            // It has not read what has just been written for it.
+            self.guardian.reload().await?;
+            return Ok(());
+        }
         self.guardian
             .start(StartRequest {
                 program: spec.program,

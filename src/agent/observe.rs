@@ -68,6 +68,10 @@ pub struct Observer {
     pub newest_timeline: Option<TimelineId>,
     /// This process ran initdb: the directory may be started although the creation is not sealed yet.
     pub creating: bool,
+    /// A server that somebody else started here is to be taken over: for decisions it counts as one to be started.
+    pub adopting: bool,
+    /// The cluster begins with a database that exists elsewhere.
+    pub awaits_adoption: bool,
 }
 
 /// What the loop adds.
@@ -96,7 +100,8 @@ impl Observer {
         let lock = self.lock.state();
         let record = self.record();
         let guardian = self.guardian.status();
-        let process = process_view(&guardian);
+        let process = if self.adopting { taken_over(&guardian) } else { process_view(&guardian) };
+        memory.unmanaged = is_unmanaged(&guardian);
         let server = self.server(&process).await;
         let known = matches!(self.data_dir, Some(DataDirView::Present(_)));
         if !matches!(process, ProcessView::Running { .. }) || !known {
@@ -109,11 +114,16 @@ impl Observer {
         remember(&record, &server, now, &mut self.last_received, &mut memory);
         let peers = self.ask_peers(&record, &process, &server, &memory, shutting_down).await;
         let now = clock::now();
+        let (loop_wait, mut settings) = (settings.loop_wait, rules(&settings, &self.place));
+        // Who has no data creates none where a database exists.
+        settings.nofailover |= self.awaits_adoption
+            && record.initialize.is_none()
+            && matches!(data_dir, DataDirView::Empty | DataDirView::Incomplete { .. });
         ClusterView {
             now,
             me: self.me.clone(),
-            record: record_fact(record, &lock, now, settings.loop_wait),
-            settings: rules(&settings, &self.place),
+            record: record_fact(record, &lock, now, loop_wait),
+            settings,
             request_due,
             data_dir,
             process,
@@ -300,6 +310,16 @@ pub fn peers_matter(
     // A named successor needs no comparison: every millisecond counts then.
     let named = server.fresh().is_some_and(|server| candidate::proven_successor(record, me, server).is_some());
     handing_over || (racing && !named)
+}
+
+/// Whether PostgreSQL runs here that the guardian does not know: started by others, or released.
+pub fn is_unmanaged(status: &GuardianStatus) -> bool {
+    status.link == Link::Attached && status.postgres == PostgresProcess::Absent && 0 < status.leftovers
+}
+
+/// As [`process_view`], for a node that takes over what runs.
+pub fn taken_over(status: &GuardianStatus) -> ProcessView {
+    if is_unmanaged(status) { ProcessView::Absent { crashed: false } } else { process_view(status) }
 }
 
 /// What the guardian says of PostgreSQL, in the core's words.

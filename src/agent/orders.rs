@@ -5,6 +5,7 @@
 //! ```
 //! In memory alone: a node that ends has nothing left to restart. Deliberately absent: any effect.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(360);
 /// Patroni's names for what is under way; its tools show them.
 const RESTART: &str = "restart";
 const REINITIALIZE: &str = "reinitialize";
+const ADOPTION: &str = "adoption";
+const RELEASE: &str = "release";
 
 /// What must hold for a restart to take place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,6 +114,15 @@ struct State {
     reinitialize: Option<Reinitialize>,
     /// What the loop is at.
     busy: Option<&'static str>,
+    adoption: Option<Adoption>,
+    release: Option<oneshot::Sender<RestartOutcome>>,
+}
+
+/// A running server that is to be taken over.
+struct Adoption {
+    /// Shared parameters that become the cluster's; none once the loop has them.
+    parameters: Option<BTreeMap<String, String>>,
+    answer: oneshot::Sender<RestartOutcome>,
 }
 
 /// What is asked for and not taken up yet. Shared by the endpoints and the loop.
@@ -162,6 +174,67 @@ impl Orders {
     /// The scheduled restart, for publishing.
     pub fn scheduled(&self) -> Option<ScheduledRestart> {
         self.state().scheduled.clone()
+    }
+
+    /// Asks for the server that runs here to be taken over as it runs. `parameters`: what a new cluster begins with.
+    ///
+    /// # Errors
+    /// The name of what has been asked for already.
+    pub fn adopt(
+        &self,
+        parameters: BTreeMap<String, String>,
+    ) -> Result<oneshot::Receiver<RestartOutcome>, &'static str> {
+        let mut state = self.state();
+        if let Some(busy) = state.busy {
+            return Err(busy);
+        }
+        let (answer, outcome) = oneshot::channel();
+        state.adoption = Some(Adoption { parameters: Some(parameters), answer });
+        state.busy = Some(ADOPTION);
+        Ok(outcome)
+    }
+
+    /// Whether a server is to be taken over.
+    pub fn is_adopting(&self) -> bool {
+        self.state().adoption.is_some()
+    }
+
+    /// What a new cluster begins with; once.
+    pub fn take_parameters(&self) -> Option<BTreeMap<String, String>> {
+        self.state().adoption.as_mut()?.parameters.take()
+    }
+
+    /// It is taken over, or it is not.
+    pub fn end_adoption(&self, outcome: RestartOutcome) {
+        let mut state = self.state();
+        if let Some(adoption) = state.adoption.take() {
+            state.busy = None;
+            // Who asked may have gone away.
+            let _ = adoption.answer.send(outcome);
+        }
+    }
+
+    /// Asks for the running server to be let go, and for the node to end.
+    ///
+    /// # Errors
+    /// The name of what has been asked for already.
+    pub fn release(&self) -> Result<oneshot::Receiver<RestartOutcome>, &'static str> {
+        let mut state = self.state();
+        if let Some(busy) = state.busy {
+            return Err(busy);
+        }
+        let (answer, outcome) = oneshot::channel();
+        state.release = Some(answer);
+        state.busy = Some(RELEASE);
+        Ok(outcome)
+    }
+
+    /// Takes up the request to let go.
+    pub fn take_release(&self) -> Option<oneshot::Sender<RestartOutcome>> {
+        let mut state = self.state();
+        let release = state.release.take()?;
+        state.busy = None;
+        Some(release)
     }
 
     /// Asks for a new copy; `force` ends a long task that runs.

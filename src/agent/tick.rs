@@ -1,8 +1,10 @@
 //! The loop: event -> observe -> decide -> plan -> act -> record.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -15,16 +17,17 @@ use super::follow::{Configured, Whom};
 use super::journal::Journal;
 use super::local::Local;
 use super::lock::LockState;
-use super::observe::{Circumstances, Observer};
+use super::observe::{Circumstances, Observer, process_view, taken_over};
 use super::orders::{Orders, Working};
 use super::publish::{self, Published};
 use super::recorder::Recorder;
 use super::snapshot::Snapshot;
 use super::upkeep::{self, Upkeep};
 use crate::cluster::ClusterRecord;
+use crate::cluster::records::Initialize;
 use crate::config::ClusterSettings;
 use crate::guardian::client::Guardian;
-use crate::guardian::status::{GuardianStatus, Link};
+use crate::guardian::status::{GuardianStatus, Link, PostgresProcess};
 use crate::ha::view::{Memory, ProcessView};
 use crate::ha::{Action, ClusterView, Decision, Reason, decide, plan};
 use crate::telemetry::clock;
@@ -134,6 +137,8 @@ impl Agent {
         self.observer.follows.clone_from(&self.actor.follows);
         self.observer.follows_outside = self.actor.follows_outside;
         self.observer.creating = self.actor.created;
+        self.take_up_adoption(settings);
+        self.release().await;
         let published = self.snapshot.borrow().clone();
         self.working.take_up(&self.orders, &published, memory, clock::now(), clock::wall());
         let circumstances = Circumstances {
@@ -171,7 +176,11 @@ impl Agent {
             }
             self.actor.ending = self.chronicle.ending(&view, &decision, at);
             let steps = plan(&decision.action, &view);
-            if self.actor.run(steps, &view, settings, memory).await == Outcome::Failed {
+            let replaces = matches!(decision.action, Action::Clone { .. } | Action::Rewind { .. });
+            if self.observer.adopting && replaces {
+                let why = format!("it cannot go on as it runs: {}; stop it, and howdah does that", decision.reason);
+                self.orders.end_adoption(Err(why));
+            } else if self.actor.run(steps, &view, settings, memory).await == Outcome::Failed {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             if !matches!(decision.action, Action::Checkpoint { .. } | Action::TakeLeader) {
@@ -203,6 +212,42 @@ impl Agent {
             }
         }
         self.actor.lock.set_ttl(settings.ttl);
+    }
+
+    /// A server that somebody else started is to be taken over, or has been.
+    fn take_up_adoption(&mut self, settings: &mut ClusterSettings) {
+        let runs = || matches!(process_view(&self.actor.guardian.status()), ProcessView::Running { .. });
+        let known = |record: ClusterRecord| record.initialize.is_some_and(|i| matches!(i.value, Initialize::Done(_)));
+        let mut adopting = self.orders.is_adopting();
+        if adopting && runs() && known(self.observer.record()) {
+            self.orders.end_adoption(Ok(()));
+            adopting = false;
+        }
+        (self.observer.adopting, self.actor.adopting) = (adopting, adopting);
+        let Some(parameters) = self.orders.take_parameters() else { return };
+        let mut config = self.actor.initial_config.clone();
+        keep_parameters(&mut config, parameters);
+        if let Ok((parsed, _)) = ClusterSettings::parse(&config) {
+            (self.actor.initial_config, *settings) = (config, parsed);
+        }
+    }
+
+    /// Lets go of PostgreSQL and ends the node, if that has been asked for.
+    async fn release(&mut self) {
+        let Some(answer) = self.orders.take_release() else { return };
+        let outcome = match self.actor.guardian.status().postgres {
+            PostgresProcess::Absent | PostgresProcess::Exited(_) => Ok(()),
+            _ => self.actor.guardian.release().await.map_err(|error| super::act::chain(&error)),
+        };
+        match &outcome {
+            Ok(()) => {
+                info!("PostgreSQL goes on without howdah; this node ends");
+                self.shutdown.cancel();
+            }
+            Err(why) => warn!(why, "PostgreSQL is not released"),
+        }
+        // Who asked may have gone away.
+        let _ = answer.send(outcome);
     }
 
     /// Takes over the node's file if it has been read again.
@@ -274,7 +319,7 @@ impl Agent {
         if view.record.any().is_some() && fingerprint(&self.observer.record()) != seen {
             return Event::RecordChanged;
         }
-        if process_changed(&wakers.guardian.borrow_and_update(), view) {
+        if process_changed(&wakers.guardian.borrow_and_update(), view, self.observer.adopting) {
             return Event::ProcessChanged;
         }
         loop {
@@ -285,7 +330,7 @@ impl Agent {
                 () = self.shutdown.cancelled(), if !view.shutting_down => return Event::Shutdown,
                 Ok(()) = wakers.guardian.changed() => {
                     // Every renewal changes the permit in the status; only processes are news here.
-                    if process_changed(&wakers.guardian.borrow_and_update(), view) { return Event::ProcessChanged }
+                    if process_changed(&wakers.guardian.borrow_and_update(), view, self.observer.adopting) { return Event::ProcessChanged }
                 }
                 Ok(()) = wakers.lock.changed() => {
                     let permit = wakers.lock.borrow_and_update().permit;
@@ -378,6 +423,26 @@ pub fn fingerprint(record: &ClusterRecord) -> (Vec<i64>, String) {
     (revisions.iter().map(|revision| revision.unwrap_or(0)).collect(), members)
 }
 
-fn process_changed(status: &GuardianStatus, view: &ClusterView) -> bool {
-    super::observe::process_view(status) != view.process
+/// Parameters that a server has go before nothing but what the file says of them.
+fn keep_parameters(config: &mut Value, parameters: BTreeMap<String, String>) {
+    let mut here = config;
+    for key in ["postgresql", "parameters"] {
+        if !here.is_object() {
+            *here = Value::Object(serde_json::Map::new());
+        }
+        here = &mut here[key];
+    }
+    if !here.is_object() {
+        *here = Value::Object(serde_json::Map::new());
+    }
+    for (name, value) in parameters {
+        if here.get(&name).is_none() {
+            here[name] = Value::String(value);
+        }
+    }
+}
+
+fn process_changed(status: &GuardianStatus, view: &ClusterView, adopting: bool) -> bool {
+    let now = if adopting { taken_over(status) } else { process_view(status) };
+    now != view.process
 }

@@ -121,6 +121,20 @@ async fn change(
             check_reinitialize(snapshot, request)?;
             outcome(control.reinitialize(request), SLOW).await
         }
+        ("POST", ["adopt", ..]) => {
+            if is_set(optional_object(body)?.get("dry_run")) {
+                let report = bounded(control.preflight(), SLOW).await?;
+                return Ok(json_response(StatusCode::OK, &report));
+            }
+            outcome(control.adopt(), SLOW).await
+        }
+        ("POST", ["release", ..]) => {
+            if !snapshot.is_paused() {
+                let text = "the cluster is not paused, and another node would take over; pause it first";
+                return Err(ControlError::Refused(text.into()));
+            }
+            outcome(control.release(), SLOW).await
+        }
         ("POST", ["raft", "members"]) => {
             let members = bounded(control.add_member(new_member(&required_object(body)?)?), SLOW).await?;
             Ok(json_response(StatusCode::OK, &json!(members)))

@@ -39,6 +39,12 @@ pub trait Control: Send + Sync + 'static {
     fn reload(&self) -> Answer<'_, ControlOutcome>;
     /// Replaces the local data directory with a new copy of the leader's; the old one is moved aside.
     fn reinitialize(&self, request: ReinitializeRequest) -> Answer<'_, ControlOutcome>;
+    /// What the server is like that somebody else runs here, and what would be different.
+    fn preflight(&self) -> Answer<'_, Value>;
+    /// Takes over the server that somebody else runs here, as it runs.
+    fn adopt(&self) -> Answer<'_, ControlOutcome>;
+    /// Lets PostgreSQL go on without howdah, and ends the node.
+    fn release(&self) -> Answer<'_, ControlOutcome>;
     /// Adds a member to the store; returns all.
     fn add_member(&self, member: NewMember) -> Answer<'_, Vec<RaftMember>>;
     /// Removes a member from the store; returns those that are left.

@@ -146,6 +146,20 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[200, 400, 503],
         Some("Reinitialize"),
     ),
+    change(
+        "POST",
+        "/adopt",
+        "Takes over the PostgreSQL that somebody else runs here, as it runs; dry_run only looks at it.",
+        &[200, 400, 412, 503],
+        Some("Adoption"),
+    ),
+    change(
+        "POST",
+        "/release",
+        "Lets PostgreSQL go on without howdah, and ends the node; paused clusters only.",
+        &[200, 412, 503],
+        None,
+    ),
     change("POST", "/failsafe", "Patroni's members vouch for each other; here the store does.", &[502], None),
     gives(
         change("POST", "/raft/members", "Lets a node join the store.", &[200, 400, 412, 503], Some("NewMember")),
@@ -296,6 +310,7 @@ fn schemas() -> Value {
             }),
         ),
         "Reinitialize": object(&[], json!({"force": flag, "from_leader": flag})),
+        "Adoption": object(&[], json!({"dry_run": flag})),
         "NewMember": object(&["name", "addr"], json!({"name": text, "addr": text})),
         "Transfer": object(&[], json!({"to": text})),
     })

@@ -131,6 +131,10 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Replaces a member's data directory by a new copy; the old one is moved aside.
     Reinit(ReinitArgs),
+    /// Takes over a PostgreSQL that others have run so far, as it runs, after a report about it.
+    Adopt(AdoptArgs),
+    /// Lets PostgreSQL go on without howdah, on all members.
+    Release(ReleaseArgs),
     /// Drops what is scheduled: a restart or a switchover.
     Flush(FlushArgs),
     /// Shows how to connect to a member.
@@ -407,6 +411,35 @@ pub struct ReinitArgs {
     #[arg(long)]
     pub wait: bool,
     /// Do not ask, and cancel a long task that runs there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah adopt`
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// On which member: the primary first, then its standbys.
+    pub member: String,
+    /// Show the report, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to write the report; tsv is as pretty.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Do not ask.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `howdah release`
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// The cluster's name; if given, it must be this one.
+    pub cluster: Option<String>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
     #[arg(long)]
     pub force: bool,
 }

@@ -89,7 +89,7 @@ pub(super) async fn pause(client: &Client, args: &PauseArgs, on: bool) -> Outcom
     print(if on { "Success: cluster management is paused" } else { "Success: cluster management is resumed" })
 }
 
-async fn wait_until_noticed(client: &Client, snapshot: &Snapshot, on: bool) -> Outcome {
+pub(super) async fn wait_until_noticed(client: &Client, snapshot: &Snapshot, on: bool) -> Outcome {
     let deadline = clock::now() + NOTICE;
     let mut waiting: Vec<(String, HostPort)> = snapshot
         .raft

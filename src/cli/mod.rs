@@ -21,6 +21,7 @@ mod query;
 mod render;
 mod standby_cluster;
 mod store_members;
+mod takeover;
 mod timeline;
 mod top;
 mod upkeep;
@@ -125,6 +126,8 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::Reload(args) => upkeep::reload(&client, &args).await,
         Command::Reinit(args) => upkeep::reinit(&client, &args).await,
         Command::Flush(args) => upkeep::flush(&client, &args).await,
+        Command::Adopt(args) => takeover::adopt(&client, &args).await,
+        Command::Release(args) => takeover::release(&client, &args).await,
         Command::Dsn(args) => query::dsn(&client, &args).await,
         Command::Query(args) => query::query(&client, &args).await,
         Command::Version(args) => list::versions(&client, &args).await,

@@ -661,6 +661,7 @@ fn read_bootstrap(reader: &mut Reader<'_>) -> BootstrapConfig {
         dcs: dcs.clone(),
         settings,
         initdb,
+        adopt: reader.flag("bootstrap.adopt"),
         method: read_restore(reader),
         post_bootstrap,
         pg_hba: reader.optional_text_list("bootstrap.pg_hba"),

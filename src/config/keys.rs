@@ -495,6 +495,12 @@ pub const NODE_KEYS: &[Key] = &[
         "Lines of pg_hba.conf when nothing else gives any.",
     ),
     key(
+        "bootstrap.adopt",
+        Flag,
+        Default("false"),
+        "The cluster begins with a database that exists, on all nodes the same: a node without data waits for it rather than creating one. For `howdah adopt`; without effect once the cluster exists.",
+    ),
+    key(
         "bootstrap.method",
         Text,
         Default("initdb"),

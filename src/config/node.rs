@@ -235,6 +235,8 @@ pub struct BootstrapConfig {
     pub settings: ClusterSettings,
     /// Options of initdb, in order.
     pub initdb: Vec<ToolOption>,
+    /// A database exists: no node creates one.
+    pub adopt: bool,
     /// A command that makes the first data directory; none = initdb.
     pub method: Option<RestoreMethod>,
     /// Run on the new primary once it accepts connections. Empty = nothing.

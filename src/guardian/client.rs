@@ -213,6 +213,14 @@ impl Guardian {
         accepted("promote", self.ask(Request::Promote { permit: *permit }, ANSWER_TIMEOUT).await?)
     }
 
+    /// Lets go of the running PostgreSQL: it goes on, and nobody ends it but people.
+    ///
+    /// # Errors
+    /// `NotRunning`, `NotReady`, `Stopping` and the like.
+    pub async fn release(&self) -> Result<(), Error> {
+        accepted("release", self.ask(Request::Release, ANSWER_TIMEOUT).await?)
+    }
+
     /// Has PostgreSQL read its configuration again.
     ///
     /// # Errors

@@ -66,6 +66,9 @@ impl Core {
                 && postmaster.ended.is_none()
             {
                 self.postmaster_ended(now, status.into());
+            } else if self.released == Some(pid) {
+                self.released = None;
+                self.note(now, format!("postgres, pid {pid}, which was released, has ended"));
             }
         }
         if let Some(postmaster) = &self.postmaster

@@ -80,6 +80,9 @@ pub enum Request {
         /// For the log and the report.
         why: String,
     },
+    /// Let go of the running PostgreSQL: from now on nobody ends it but people. A guardian that started it stays until
+    /// it ends, as nothing but its parent.
+    Release,
     /// End the guardian. Refused while PostgreSQL runs.
     Shutdown,
 }

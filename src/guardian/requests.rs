@@ -77,6 +77,7 @@ impl Core {
                 self.fence(now, FenceReason::Requested { why });
                 self.wait(Waiting { what: Awaited::Fenced, ..asker })
             }
+            Request::Release => self.release(now).map(|()| Some(Done::Accepted)),
             Request::Shutdown => match (&self.postmaster, &self.kill) {
                 (Some(postmaster), _) => Err(Refusal::StillRunning { pid: postmaster.handle.who().number() }),
                 (None, Some(_)) => Err(Refusal::Fencing),
@@ -345,10 +346,34 @@ impl Core {
         self.become_writable(adopt.mode)?;
         let owner = adopt.uid.map(|uid| (uid, adopt.gid));
         self.leftovers = 0;
-        self.take_charge(Found { handle, owner, adopted: true }, adopt.mode);
+        // One that was released here is a child all the same.
+        let child = self.released.take() == Some(pid);
+        self.take_charge(Found { handle, owner, adopted: !child }, adopt.mode);
         // It may have been promoted since the signal files were looked at.
         self.notice_promotion(clock::now());
         Ok(u32::try_from(pid).unwrap_or(0))
+    }
+
+    /// Lets go of what runs. Nothing is sent to it. First everything that would end it goes, then the knowledge of it.
+    fn release(&mut self, now: Mono) -> Result<(), Refusal> {
+        self.ready()?;
+        if self.stop.is_some() {
+            return Err(Refusal::Stopping);
+        }
+        let Some(postmaster) = self.postmaster.take() else { return Err(Refusal::NotRunning) };
+        let pid = postmaster.handle.who().pid;
+        (self.permit, self.exit) = (None, None);
+        self.arm();
+        if self.watchdog.armed().is_some() {
+            self.watchdog.disarm();
+            self.write_holder();
+        }
+        // The kernel kills a child of ours when this process ends.
+        self.released = (!postmaster.adopted).then_some(pid);
+        self.count_leftovers();
+        self.changed = true;
+        self.note(now, format!("released postgres, pid {pid}: it goes on without a guardian"));
+        Ok(())
     }
 
     /// What must be in force before a PostgreSQL of this mode is under this guardian.

@@ -116,6 +116,8 @@ pub struct Core {
     pub(super) stop: Option<Stop>,
     pub(super) kill: Option<Kill>,
     pub(super) leftovers: u32,
+    /// A child that this guardian has let go of and that would not outlive it.
+    pub(super) released: Option<i32>,
     pub(super) watchdog: Watchdog,
     pub(super) privileges: Privileges,
     pub(super) lock: SocketLock,
@@ -159,6 +161,7 @@ impl Core {
             stop: None,
             kill: None,
             leftovers: 0,
+            released: None,
             watchdog: Watchdog::default(),
             privileges,
             lock,
@@ -263,7 +266,7 @@ impl Core {
 
     /// Whether the process can end now.
     pub fn is_finished(&self) -> bool {
-        self.ending && self.postmaster.is_none() && self.kill.is_none()
+        self.ending && self.postmaster.is_none() && self.kill.is_none() && self.released.is_none()
     }
 
     /// Everyone who belongs to this data directory.

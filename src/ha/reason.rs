@@ -100,6 +100,7 @@ pub enum Reason {
     LeaderKeyGone,
     ReleaseAgain,
     // by hand
+    Unmanaged,
     RestartByHand,
     StartByHand,
     ReinitializeByHand { leader: NodeName },
@@ -222,6 +223,7 @@ codes! {
     LeaderIsOther => "leader_is_other",
     LeaderKeyGone => "leader_key_gone",
     ReleaseAgain => "release_again",
+    Unmanaged => "unmanaged",
     RestartByHand => "restart_by_hand",
     StartByHand => "start_by_hand",
     ReinitializeByHand => "reinitialize_by_hand",
@@ -279,7 +281,9 @@ impl fmt::Display for Reason {
             }
             Self::RecordDamaged { keys } => write!(f, "the shared record cannot be understood: {keys}"),
             Self::BootstrapRunningOn { node } => write!(f, "{node} is creating the cluster"),
-            Self::BootstrapForbidden => write!(f, "the tag nofailover forbids this node to create the cluster"),
+            Self::BootstrapForbidden => {
+                write!(f, "the tag nofailover, or bootstrap.adopt, forbids this node to create the cluster")
+            }
             Self::NoLeaderToCloneFrom => write!(f, "there is no data here and no leader to copy from"),
             Self::LeaderNotReady { leader } => write!(f, "{leader} leads but does not accept connections yet"),
             Self::LeaderCheckpointPending { leader } => {
@@ -439,6 +443,12 @@ impl fmt::Display for Reason {
             Self::LeaderKeyGone => write!(f, "this node's leadership has ended"),
             Self::ReleaseAgain => {
                 write!(f, "this node has asked to end its leadership, and the record still shows it: asking again")
+            }
+            Self::Unmanaged => {
+                write!(
+                    f,
+                    "PostgreSQL runs here, and howdah has not started it: `howdah adopt` takes it over as it runs"
+                )
             }
             Self::RestartByHand => write!(f, "a restart was asked for: stopping PostgreSQL"),
             Self::StartByHand => write!(f, "a restart was asked for: starting PostgreSQL again"),

@@ -301,6 +301,9 @@ pub struct Memory {
     pub slots_to_copy: Vec<String>,
     /// The text of `synchronous_standby_names` that is in force.
     pub commit_rule: Option<InForce>,
+    /// PostgreSQL runs here, and the guardian did not start it.
+    #[serde(default)]
+    pub unmanaged: bool,
     /// Primary: when each standby that confirms, or may be elected, was last seen streaming.
     pub standbys_seen: BTreeMap<NodeName, Mono>,
 }

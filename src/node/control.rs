@@ -8,21 +8,22 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify, watch};
 
+use crate::agent::act::chain;
 use crate::agent::orders::{Orders, Reinitialize, RestartFilter, ScheduledRestart};
 use crate::agent::peers::Position;
 use crate::agent::publish;
-use crate::agent::snapshot::{RaftMember, Snapshot};
+use crate::agent::snapshot::{PostgresState, RaftMember, Snapshot};
 use crate::agent::upkeep::heir;
 use crate::api::control::{
     Answer, Control, ControlError, ControlOutcome, NewMember, ReinitializeRequest, RestartRequest, SwitchoverRequest,
 };
-use crate::cluster::records::FailoverRecord;
+use crate::cluster::records::{FailoverRecord, Initialize};
 use crate::cluster::writes::Writes;
 use crate::cluster::{ClusterRecord, Key};
 use crate::config::ClusterSettings;
 use crate::config::cluster_settings::merge_patch;
 use crate::kv::command::{Command, Response, TxnRequest};
-use crate::postgres::{Instance, SqlRole};
+use crate::postgres::{Instance, Preflight, SqlRole};
 use crate::raft::{Store, StoreError};
 use crate::types::{NodeName, PgVersion};
 
@@ -36,6 +37,9 @@ const ROLE_CHANGE: Duration = Duration::from_secs(30);
 
 /// A membership change copies the whole store to the new member.
 const MEMBERSHIP: Duration = Duration::from_secs(30);
+
+/// A server is taken over within. The first node of a cluster waits for the others' replicas of the store.
+const ADOPTION: Duration = Duration::from_secs(60);
 
 /// A copy begins within, usually: the old server has to stop first.
 const BEGIN: Duration = Duration::from_secs(20);
@@ -210,6 +214,18 @@ impl NodeControl {
         if ours.is_empty() { Ok(()) } else { Err(ControlError::BadRequest(ours.join("; "))) }
     }
 
+    /// At the server that somebody else runs here.
+    async fn look(&self) -> Result<Preflight, ControlError> {
+        let Some(instance) = &self.instance else {
+            return Err(ControlError::Failed("this node is a witness and has no PostgreSQL to adopt".to_owned()));
+        };
+        let runs_ours = self.snapshot.borrow().postgres.as_ref().is_some_and(|pg| pg.state == PostgresState::Running);
+        if runs_ours {
+            return Err(ControlError::Refused("PostgreSQL on this node is howdah's already".to_owned()));
+        }
+        instance.preflight().await.map_err(|error| ControlError::Failed(chain(&error)))
+    }
+
     fn members(&self) -> Vec<RaftMember> {
         publish::raft(&self.store.status()).members
     }
@@ -304,6 +320,59 @@ impl Control for NodeControl {
             let begun = snapshot.wait_for(|snapshot| snapshot.task.is_some() || !self.orders.is_busy());
             let _ = tokio::time::timeout(BEGIN, begun).await.is_ok();
             Ok(ControlOutcome::Done("reinitialize started".to_owned()))
+        })
+    }
+
+    fn preflight(&self) -> Answer<'_, Value> {
+        Box::pin(async { Ok(serde_json::json!(self.look().await?)) })
+    }
+
+    fn adopt(&self) -> Answer<'_, ControlOutcome> {
+        Box::pin(async {
+            let report = self.look().await?;
+            if !report.problems.is_empty() {
+                return Err(ControlError::Refused(report.problems.join("; ")));
+            }
+            match self.record().initialize.map(|initialize| initialize.value) {
+                Some(Initialize::Done(cluster)) if cluster != report.system_id => {
+                    let text = format!(
+                        "this is database {}, and the cluster is database {cluster}; a node without data must not have \
+                         created one: see bootstrap.adopt",
+                        report.system_id
+                    );
+                    return Err(ControlError::Refused(text));
+                }
+                _ => (),
+            }
+            if report.standby && self.record().initialize.is_none() {
+                let text = "it is a standby, and there is no cluster yet; adopt the primary first";
+                return Err(ControlError::Refused(text.to_owned()));
+            }
+            let outcome = self.orders.adopt(report.kept).map_err(busy)?;
+            self.asked.notify_one();
+            match tokio::time::timeout(ADOPTION, outcome).await {
+                Ok(Ok(Ok(()))) => Ok(ControlOutcome::Done("adopted".to_owned())),
+                Ok(Ok(Err(why))) => Err(ControlError::Refused(why)),
+                Ok(Err(_)) => Err(ControlError::Failed("the node is stopping".to_owned())),
+                Err(_) => {
+                    self.orders.end_adoption(Err("it took too long".to_owned()));
+                    let snapshot = self.snapshot.borrow();
+                    let why = snapshot.decisions.last().map_or("the log says why", |row| row.sentence.as_str());
+                    Err(ControlError::Failed(format!("not taken over within {} s: {why}", ADOPTION.as_secs())))
+                }
+            }
+        })
+    }
+
+    fn release(&self) -> Answer<'_, ControlOutcome> {
+        Box::pin(async {
+            let outcome = self.orders.release().map_err(busy)?;
+            self.asked.notify_one();
+            match outcome.await {
+                Ok(Ok(())) => Ok(ControlOutcome::Done("released".to_owned())),
+                Ok(Err(why)) => Err(ControlError::Failed(why)),
+                Err(_) => Err(ControlError::Failed("the node is stopping".to_owned())),
+            }
         })
     }
 

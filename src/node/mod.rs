@@ -241,6 +241,8 @@ async fn run_agent(
             last_received: None,
             newest_timeline: None,
             creating: false,
+            adopting: false,
+            awaits_adoption: config.bootstrap.adopt,
         },
         actor: Actor {
             store: store.clone(),
@@ -263,6 +265,7 @@ async fn run_agent(
             created: false,
             configured: None,
             reload_asked: false,
+            adopting: false,
             reloaded: false,
             ending: None,
         },

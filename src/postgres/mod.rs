@@ -10,6 +10,7 @@
 //! Every step may be repeated: a crash may fall between any two. Files are written whole or not at all. Nothing that
 //! could hold data is ever deleted. The guardian owns the process; decisions are made in `ha`.
 
+mod adoption;
 mod aside;
 mod basebackup;
 mod binaries;
@@ -53,6 +54,7 @@ pub mod internals {
     pub use super::conninfo::conninfo;
 }
 
+pub use adoption::{DatabaseFacts, Preflight, SlotFacts};
 pub use aside::{KeptAside, MovedAs};
 pub use basebackup::{Progress, Stage};
 pub use binaries::Binaries;

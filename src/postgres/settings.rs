@@ -159,6 +159,16 @@ pub(super) fn wanted(inputs: &Inputs<'_>) -> Wanted {
     result
 }
 
+/// The default of a shared parameter; none if this is none.
+pub(super) fn controlled_default(name: &str) -> Option<&'static str> {
+    CONTROLLED.iter().find(|(controlled, ..)| *controlled == name).map(|(_, default, _)| *default)
+}
+
+/// The least value of a shared parameter that is a number.
+pub(super) fn controlled_least(name: &str) -> Option<i64> {
+    CONTROLLED.iter().find(|(controlled, ..)| *controlled == name).and_then(|(.., least)| *least)
+}
+
 /// Whether only howdah may set this parameter; `ALTER SYSTEM` may not either.
 pub(super) fn is_managed(name: &str) -> bool {
     MANAGED.contains(&name)

@@ -10,7 +10,8 @@ use howdah::types::{LeaderPermit, Mono, Term};
 use rustix::process::Signal;
 
 use crate::world::{
-    NOBODY, World, alive, as_user, bin, exited, permit, postmaster, refusal, send, status_until, stopped, until, user,
+    NOBODY, World, alive, as_user, bin, exited, permit, postmaster, refusal, send, sleep_until, status_until, stopped,
+    until, user,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,6 +176,44 @@ async fn an_adopted_primary_dies_with_its_guardian() {
     other.wait().unwrap();
     assert!(now() > end.valid_until);
     until("nothing is left", async || world.tenants().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_primary_outlives_its_permit_and_comes_back_under_one() {
+    let world = World::new().await;
+    let end = permit(7, Duration::from_millis(1500));
+    let (guardian, mut status) = world.primary(end).await;
+    let running = postmaster(&guardian.status());
+    let session = world.connect().await;
+    guardian.release().await.unwrap();
+    let seen = guardian.status();
+    assert!(seen.postgres == PostgresProcess::Absent && seen.leftovers > 0 && seen.permit.is_none(), "{seen:?}");
+    assert!(matches!(refusal(guardian.release().await), Refusal::NotRunning));
+    // Its parent stays: the kernel would end it otherwise.
+    guardian.shutdown().await.unwrap();
+    sleep_until(end.valid_until + Duration::from_millis(700)).await;
+    session.batch_execute("create table t (i int)").await.unwrap();
+    assert!(alive(running));
+    // Only its own end ends what is left of the guardian.
+    send(running, Signal::INT);
+    status_until(&mut status, "the guardian has ended, too", |status| status.link == Link::Gone).await;
+    assert_eq!(world.tenants(), NOBODY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_primary_is_adopted_by_the_guardian_that_started_it() {
+    let world = World::new().await;
+    let (guardian, mut status) = world.primary(permit(7, Duration::from_secs(60))).await;
+    let running = postmaster(&guardian.status());
+    guardian.release().await.unwrap();
+    let mode = StartMode::Primary { permit: permit(8, Duration::from_millis(500)) };
+    let request = world.request(mode);
+    let (program, uid, gid) = (request.program, request.uid, request.gid);
+    let adopted = guardian.adopt(AdoptRequest { program, uid, gid, mode }).await.unwrap();
+    assert_eq!(i32::try_from(adopted).unwrap(), running);
+    let seen = status_until(&mut status, "it is fenced", exited).await;
+    assert!(matches!(seen.last_fence.unwrap().why, FenceReason::DeadlinePassed { .. }));
+    assert_eq!(world.tenants(), NOBODY);
 }
 
 #[tokio::test(flavor = "multi_thread")]

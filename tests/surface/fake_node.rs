@@ -109,6 +109,15 @@ impl Control for FakeControl {
     fn reinitialize(&self, request: ReinitializeRequest) -> Answer<'_, ControlOutcome> {
         ready(self.called(format!("reinitialize {request:?}"), || ControlOutcome::Done("reinitialize started".into())))
     }
+    fn preflight(&self) -> Answer<'_, Value> {
+        ready(self.called("preflight".into(), || json!({"problems": []})))
+    }
+    fn adopt(&self) -> Answer<'_, ControlOutcome> {
+        ready(self.called("adopt".into(), || ControlOutcome::Done("adopted".into())))
+    }
+    fn release(&self) -> Answer<'_, ControlOutcome> {
+        ready(self.called("release".into(), || ControlOutcome::Done("released".into())))
+    }
     fn add_member(&self, member: NewMember) -> Answer<'_, Vec<RaftMember>> {
         let mut members = self.snapshot.borrow().raft.members.clone();
         let NewMember { name, addr } = member;

@@ -39,6 +39,10 @@ fn may_write(view: &ClusterView) -> bool {
 /// While the postmaster is going down, or nobody can see it, there is nothing to decide on.
 pub(in crate::ha) fn process_in_transition(view: &ClusterView) -> Option<Decision> {
     match view.process {
+        ProcessView::Stopping if view.memory.unmanaged && view.shutting_down => {
+            Some(act(Action::Exit, Reason::Unmanaged))
+        }
+        ProcessView::Stopping if view.memory.unmanaged => Some(wait(view, Reason::Unmanaged)),
         ProcessView::Stopping => Some(wait_briefly(Reason::Stopping)),
         ProcessView::Unknown => Some(wait_briefly(Reason::GuardianUnreachable)),
         ProcessView::Absent { .. } | ProcessView::Running { .. } => None,

@@ -519,6 +519,7 @@ impl Story {
                 "from" => memory.commit_rule.as_mut().expect("names are in force").from = Some(lsn(&value)),
                 "standby-starts" => memory.standby_starts = attempts(),
                 "failed-tasks" => memory.failed_tasks = attempts(),
+                "unmanaged" => memory.unmanaged = value == "yes",
                 "restart" => memory.by_hand = Some(ByHand::Restart { stopped: value == "stopped" }),
                 "new-copy" => {
                     let (force, moved, from_leader) = (value == "forced", value == "moved", value == "from-leader");
