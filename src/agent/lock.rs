@@ -314,7 +314,8 @@ impl Keeper {
                 return Ok(());
             }
             (RenewOutcome::LeaseGone, _) => {
-                if self.state.borrow().lease.is_some() {
+                // One that this process has never renewed is of the time before it: no news.
+                if self.lease_ttl != Duration::ZERO && self.state.borrow().lease.is_some() {
                     warn!(%lease, "the node's lease has expired; taking a new one");
                 }
                 self.drop_permit(None, asked_at);
