@@ -121,6 +121,8 @@ pub enum Command {
     DemoteCluster(DemoteClusterArgs),
     /// Makes a cluster that follows a primary outside independent of it.
     PromoteCluster(PromoteClusterArgs),
+    /// Says how a cluster, or a member of it, is taken away for good; removes nothing itself.
+    Remove(RemoveArgs),
     /// Shows the settings that all members share.
     ShowConfig(ShowConfigArgs),
     /// Changes the settings that all members share.
@@ -288,6 +290,13 @@ pub struct DemoteClusterArgs {
     /// Do not ask.
     #[arg(long)]
     pub force: bool,
+}
+
+/// `howdah remove`
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The cluster's name.
+    pub cluster: Option<String>,
 }
 
 /// `howdah promote-cluster`

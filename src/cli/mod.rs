@@ -92,6 +92,13 @@ pub fn run(line: CommandLine, run_node: impl FnOnce(Config) -> anyhow::Result<()
         Command::Config(ConfigCommand::Check { file }) => file::check(&file),
         Command::Config(ConfigCommand::Explain { key }) => file::explain(&key),
         Command::Config(ConfigCommand::Example { minimal }) => file::example(minimal),
+        // Patroni's record outlives its cluster and is removed in the end. Ours lives and goes with the nodes.
+        Command::Remove(_) => Err(Failure::new(
+            exit::REFUSED,
+            "a cluster's record lives on its nodes, so there is nothing to remove while they run. To end a cluster, stop \
+             its nodes and move their raft.data_dir away; PostgreSQL's data stays. To take one member away: \
+             howdah member remove NAME",
+        )),
         Command::Version(args) if args.cluster.is_none() => file::version(args.format),
         command => {
             let runtime =
@@ -133,6 +140,6 @@ async fn remote(command: Command, target: &Target) -> Outcome {
         Command::Version(args) => list::versions(&client, &args).await,
         Command::Kv(args) => kv::run(&mut client, args).await,
         Command::Member(command) => store_members::run(&client, command).await,
-        Command::Run(_) | Command::Config(_) | Command::Dev(_) => Ok(()),
+        Command::Run(_) | Command::Config(_) | Command::Dev(_) | Command::Remove(_) => Ok(()),
     }
 }

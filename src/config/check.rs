@@ -112,6 +112,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         pg_data_dir: postgresql.as_ref().and_then(|pg| Some(pg.as_ref()?.data_dir.as_path())),
     });
     let etcd_listen = reader.optional("etcd.listen");
+    let dashboard_listen = reader.optional("dashboard.listen");
     let etcd_quota = reader.size("etcd.quota").0;
     let router = read_router(reader);
     let raft = identity.and_then(|identity| read_raft(reader, members, identity));
@@ -122,6 +123,7 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
         name: name?,
         namespace,
         etcd_listen,
+        dashboard_listen,
         etcd_tls,
         ctl_tls,
         etcd_quota,

@@ -514,6 +514,13 @@ pub const NODE_KEYS: &[Key] = &[
     ),
     Key { status: Status::Renamed("bootstrap.post_bootstrap"), ..accepted("bootstrap.post_init") },
     Key { status: Status::Ignored("Patroni 4 dropped it too; create roles with SQL"), ..accepted("bootstrap.users") },
+    section("dashboard", "An extra port for the dashboard; the main port serves it, too, at /ui."),
+    key(
+        "dashboard.listen",
+        Address,
+        Example("0.0.0.0:7000"),
+        "Where it listens, for those who look for HAProxy's statistics there: / leads to /ui. REST answers here as well, under the same rules. Absent = main port only.",
+    ),
     section("etcd", "An extra listener for etcd's clients; the main port serves them, too."),
     key(
         "etcd.listen",

@@ -30,6 +30,8 @@ pub struct Config {
     pub restapi: RestApiConfig,
     /// Where etcd's clients find a listener of their own; none = on the main port only.
     pub etcd_listen: Option<ListenAddresses>,
+    /// Where people find the dashboard on a port of its own; none = on the main port only.
+    pub dashboard_listen: Option<ListenAddresses>,
     /// How that listener speaks TLS; none = it does not.
     pub etcd_tls: Option<ServerTls>,
     /// How many bytes the data of etcd's clients may take.

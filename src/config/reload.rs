@@ -17,6 +17,7 @@ pub fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
         ("restapi.certfile", rest.0.tls.is_some() != rest.1.tls.is_some()),
         ("etcd.cert_file", old.etcd_tls.is_some() != new.etcd_tls.is_some()),
         ("etcd.listen", old.etcd_listen != new.etcd_listen),
+        ("dashboard.listen", old.dashboard_listen != new.dashboard_listen),
         ("etcd.quota", old.etcd_quota != new.etcd_quota),
         ("router", old.router != new.router),
         ("log", old.log != new.log),

@@ -61,6 +61,11 @@ pub fn routes(
         .with_state(Feed { snapshot, router, closing })
 }
 
+/// The main port's `people` on a port of the dashboard's own: whoever comes to `/` wants to see it.
+pub fn on_its_own(people: Router) -> Router {
+    Router::new().route("/", get(|| async { Redirect::temporary("/ui") })).fallback_service(people)
+}
+
 fn file(kind: &'static str, text: &'static str) -> Response {
     const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
     let mut response = text.into_response();

@@ -59,6 +59,10 @@ pub async fn run(config: Config) -> Result<()> {
         Some(addresses) => api::server::listen(addresses, "etcd.listen").await?,
         None => Vec::new(),
     };
+    let dashboard_listeners = match &config.dashboard_listen {
+        Some(addresses) => api::server::listen(addresses, "dashboard.listen").await?,
+        None => Vec::new(),
+    };
     let router_listeners = routing::listen(&config).await?;
     let instance = config.postgresql.as_ref().map(|pg| parts::instance(&config, pg)).transpose()?;
     if let Some(instance) = &instance {
@@ -107,7 +111,13 @@ pub async fn run(config: Config) -> Result<()> {
     let members = crate::raft::raft_routes(raft_server);
     let without_tls = config.raft.allow_plaintext.then(|| api::members_alone(state.clone()).merge(members.clone()));
     let people = api::routes(state).merge(crate::dashboard::routes(snapshot.clone(), view, port_shutdown.clone()));
-    let router = api::headers::with_headers(people, headers).merge(members).merge(etcd.main_port());
+    let people = api::headers::with_headers(people, headers);
+    for listener in dashboard_listeners {
+        let router = crate::dashboard::on_its_own(people.clone());
+        let port = Port { router, tls: tls.main.clone(), without_tls: None };
+        tokio::spawn(api::serve(listener, port, port_shutdown.clone()));
+    }
+    let router = people.merge(members).merge(etcd.main_port());
     let port = Port { router, tls: tls.main.clone(), without_tls };
     for listener in listeners {
         tokio::spawn(api::serve(listener, port.clone(), port_shutdown.clone()));

@@ -435,3 +435,17 @@ fn a_watchdog_is_armed_while_the_node_may_write_and_sleeps_otherwise() {
 fn reader_read(mut reader: &std::fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
     std::io::Read::read(&mut reader, buffer)
 }
+
+#[test]
+fn the_dashboard_has_a_port_of_its_own() {
+    let mut cluster = Cluster::prepare("own-port", &Options { nodes: 1, ..Options::default() });
+    let (taken, _) = howdah::dev::ports::choose(11_000, 1, &mut Vec::new(), howdah::dev::ports::is_free);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], taken[0]));
+    edit(&cluster, "n1", |tree| tree["dashboard"] = json!({"listen": address.to_string()}));
+    cluster.start_agent("n1");
+    cluster.until("the node writes", LIMIT, |c| c.primary().is_some());
+    let asked = |path: &str| rest::get(address, path, LIMIT).expect("an answer");
+    assert_eq!(asked("/").status, 307);
+    assert!(asked("/ui").body.contains("<html"), "{}", asked("/ui").body);
+    assert_eq!(asked("/primary").status, 200, "REST answers here as well");
+}

@@ -86,6 +86,9 @@ async fn standby_clusters_are_made_and_ended_by_name() {
     assert!(ran.err.contains("--host"), "{ran:?}");
     let ran = node.howdah(&["promote-cluster", "--force"]).await;
     assert_eq!((ran.code, ran.err.as_str()), (3, "howdah: cluster main is no standby cluster\n"));
+    let ran = node.howdah(&["remove", "main"]).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("howdah member remove NAME"), "{ran:?}");
     assert_eq!(node.calls(), [""; 0]);
 }
 
