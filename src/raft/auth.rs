@@ -110,12 +110,24 @@ fn proof(key: Key<'_>, side: &str, hello: &Hello, challenge: &Challenge) -> io::
 
 async fn send<S: AsyncWrite + Unpin, T: Serialize>(wire: &mut Wire<S>, kind: Kind, value: &T) -> io::Result<()> {
     let payload = Bytes::from(codec::encode(value).map_err(io::Error::other)?);
-    wire.send(Frame { kind, id: 0, payload }.to_bytes()).await
+    wire.send(Frame { kind, id: 0, payload }.to_bytes()).await.map_err(cut_off)
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed during the handshake")
+}
+
+/// The connection of a member that dies while it introduces itself ends in one of several ways, by chance.
+fn cut_off(error: io::Error) -> io::Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => closed(),
+        _ => error,
+    }
 }
 
 async fn receive<S: AsyncRead + Unpin, T: DeserializeOwned>(wire: &mut Wire<S>) -> Result<T, AuthError> {
-    let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "connection closed during the handshake");
-    let bytes: BytesMut = wire.next().await.ok_or_else(closed)??;
+    let bytes: BytesMut = wire.next().await.ok_or_else(closed)?.map_err(cut_off)?;
     let frame = Frame::from_bytes(bytes)?;
     let garbage = |e: codec::CodecError| io::Error::new(io::ErrorKind::InvalidData, e);
     match frame.kind {
