@@ -373,6 +373,7 @@ impl Actor {
             while clock::now() < again {
                 if self.instance.status().await.is_ok_and(|status| !status.in_recovery()) {
                     self.promoted = true;
+                    self.slot_files.clear();
                     return Ok(());
                 }
                 tokio::time::sleep(Duration::from_millis(3)).await;
@@ -594,6 +595,8 @@ impl Actor {
             Ok(Ok(())) => {
                 info!(?kind, took_ms, "long task done");
                 memory.failed_tasks = Attempts::default();
+                // What was fetched for the data before is not for this.
+                self.slot_files.clear();
                 self.created = kind == TaskKind::Initdb;
                 memory.rewind_failed = None;
             }

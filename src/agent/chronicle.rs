@@ -339,8 +339,10 @@ impl Chronicle {
     }
 
     fn add(&mut self, entry: ChangeRecord) {
-        if self.due.len() == DUE_MAX {
-            self.due.pop_front();
+        if self.due.len() == DUE_MAX
+            && let Some(oldest) = self.due.pop_front()
+        {
+            warn!(at = %oldest.at, kind = ?oldest.kind, "an entry of the timeline is dropped: the store takes none");
         }
         self.due.push_back(entry);
     }

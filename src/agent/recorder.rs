@@ -78,7 +78,8 @@ impl Recorder {
             && let Ok(line) = serde_json::to_string(&*recorded)
             && file.try_send(line).is_err()
         {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            let lines = self.left_out.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::warn!(lines, file = FILE, "a decision is not in its file: the disk does not keep up");
         }
         let mut state = self.state();
         if changed {

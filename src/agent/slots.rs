@@ -61,8 +61,10 @@ pub struct Plan {
     pub logical: BTreeMap<String, (String, String)>,
     /// Logical slots of the leader that are to be copied to this standby.
     pub copies: BTreeSet<String>,
-    /// Slots that were kept and are not any more.
+    /// Physical slots that were kept and are not any more.
     pub retired: BTreeSet<String>,
+    /// Logical ones. Apart: a member's name gives no right to somebody's logical slot of that name.
+    pub retired_logical: BTreeSet<String>,
     /// Slots that nobody uses here: until where they may let WAL go.
     pub advance: BTreeMap<String, Lsn>,
     /// Of the physical ones: those whose member is silent.
@@ -74,10 +76,14 @@ pub struct Plan {
 pub struct Keeper {
     /// Members' slots, and when their member was there last.
     seen: BTreeMap<String, Mono>,
-    /// Permanent slots.
+    /// Permanent physical slots.
     permanent: BTreeSet<String>,
-    /// Slots that are not kept any more and may still be there.
+    /// Permanent logical slots.
+    logical: BTreeSet<String>,
+    /// Physical slots that are not kept any more and may still be there.
     retiring: BTreeSet<String>,
+    /// Logical ones.
+    retiring_logical: BTreeSet<String>,
     /// Whether the last plan was a leader's.
     led: bool,
     /// When a copy of a logical slot was begun.
@@ -94,15 +100,19 @@ impl Keeper {
             plan.retired.extend(std::mem::take(&mut self.seen).into_keys());
         }
         self.permanent(known, &mut plan);
-        let ignored = |name: &String| {
-            let slot = known.slots.iter().find(|slot| slot.name == *name);
-            slot.is_some_and(|slot| known.settings.ignore_slots.iter().any(|pattern| matches(pattern, slot)))
-        };
         self.led = known.part == Part::Leader;
+        let find = |name: &String, logical| known.slots.iter().find(|s| s.name == *name && s.logical == logical);
+        let ignored = |name: &String, logical| {
+            let patterns = &known.settings.ignore_slots;
+            find(name, logical).is_some_and(|slot| patterns.iter().any(|pattern| matches(pattern, slot)))
+        };
         plan.retired.append(&mut self.retiring);
-        plan.retired.retain(|name| !plan.physical.contains(name) && !plan.logical.contains_key(name) && !ignored(name));
-        let there = |name: &&String| known.slots.iter().any(|slot| slot.name == **name);
-        self.retiring = plan.retired.iter().filter(there).cloned().collect();
+        plan.retired.retain(|name| !plan.physical.contains(name) && !ignored(name, false));
+        plan.retired_logical.append(&mut self.retiring_logical);
+        plan.retired_logical.retain(|name| !plan.logical.contains_key(name) && !ignored(name, true));
+        self.retiring = plan.retired.iter().filter(|name| find(name, false).is_some()).cloned().collect();
+        self.retiring_logical =
+            plan.retired_logical.iter().filter(|name| find(name, true).is_some()).cloned().collect();
         advance(known, &mut plan);
         plan
     }
@@ -154,7 +164,7 @@ impl Keeper {
 
     fn permanent(&mut self, known: &Known<'_>, plan: &mut Plan) {
         let Known { me, part, settings, slots, major, now, .. } = *known;
-        let mut kept = BTreeSet::new();
+        let (mut kept, mut kept_logical) = (BTreeSet::new(), BTreeSet::new());
         let leads_elsewhere = settings.standby_cluster.is_some();
         for (name, slot) in settings.slots.iter().filter(|(name, _)| **name != me.slot_name()) {
             match slot {
@@ -171,7 +181,7 @@ impl Keeper {
                 }
                 PermanentSlot::Logical { .. } if leads_elsewhere || part == Part::Bystander => (),
                 PermanentSlot::Logical { database, plugin } => {
-                    kept.insert(name.clone());
+                    kept_logical.insert(name.clone());
                     let there = slots.iter().any(|slot| slot.name == *name);
                     if part == Part::Leader {
                         plan.logical.insert(name.clone(), (database.clone(), plugin.clone()));
@@ -179,13 +189,14 @@ impl Keeper {
                         plan.copies.insert(name.clone());
                     } else if FAILOVER_SLOTS <= major && slots.iter().any(|slot| slot.name == *name && !slot.synced) {
                         // Left from a time as the leader: PostgreSQL's own copy needs its place.
-                        plan.retired.insert(name.clone());
+                        plan.retired_logical.insert(name.clone());
                     }
                 }
             }
         }
         plan.retired.extend(self.permanent.difference(&kept).cloned());
-        self.permanent = kept;
+        plan.retired_logical.extend(self.logical.difference(&kept_logical).cloned());
+        (self.permanent, self.logical) = (kept, kept_logical);
     }
 
     fn may_copy(&self, name: &str, now: Mono) -> bool {

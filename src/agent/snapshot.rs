@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::cluster::changes::ChangeRecord;
 use crate::cluster::records::ProgressRecord;
 use crate::config::{ClusterSettings, SynchronousMode};
+use crate::types::bytes::percent;
 use crate::types::{ClusterName, Lsn, Mono, NodeName, PgVersion, RaftId, SystemId, Term, TimelineId, WallTime};
 
 /// Everything a node says about itself and about its cluster.
@@ -496,8 +497,7 @@ pub struct LongTask {
 impl LongTask {
     /// How much is done, 0 to 100; none when the total is unknown or zero.
     pub fn percent(&self) -> Option<u8> {
-        let (done, total) = (self.bytes_done?, self.bytes_total.filter(|total| *total > 0)?);
-        u8::try_from(done.min(total).saturating_mul(100) / total).ok()
+        percent(self.bytes_done?, self.bytes_total)
     }
 }
 

@@ -197,8 +197,9 @@ impl Upkeep {
         term: Term,
     ) -> Result<(), Failure> {
         let slots = sighting.sql.as_ref().map_or(&[][..], |sql| &sql.slots);
-        let plan = self.planned.clone().unwrap_or_default();
-        let status = published(&plan, &self.identity.me, server.position, slots);
+        let nothing = Plan::default();
+        let plan = self.planned.as_ref().unwrap_or(&nothing);
+        let status = published(plan, &self.identity.me, server.position, slots);
         if self.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -234,16 +235,17 @@ impl Upkeep {
         };
         let plan = self.keeper.plan(&known);
         let there = |name: &String| sql.slots.iter().any(|slot| slot.name == *name);
-        let lacking =
-            plan.physical.iter().chain(plan.logical.keys()).any(|name| !there(name)) || plan.retired.iter().any(there);
+        let lacking = plan.physical.iter().chain(plan.logical.keys()).any(|name| !there(name))
+            || plan.retired.iter().chain(&plan.retired_logical).any(there);
         let due = self.slots_at.is_none_or(|at| SLOTS_EVERY < view.now.since(at));
         let changed = self.planned.as_ref().is_none_or(|before| {
-            (&before.physical, &before.logical, &before.retired) != (&plan.physical, &plan.logical, &plan.retired)
+            (&before.physical, &before.logical) != (&plan.physical, &plan.logical)
+                || (&before.retired, &before.retired_logical) != (&plan.retired, &plan.retired_logical)
         });
         if due || (changed && lacking) {
             self.slots_at = Some(view.now);
             let mut changes = actor.instance.sync_member_slots(&plan.physical, &plan.retired).await?;
-            actor.instance.sync_logical_slots(&plan.logical, &plan.retired, &mut changes).await?;
+            actor.instance.sync_logical_slots(&plan.logical, &plan.retired_logical, &mut changes).await?;
             changes.failed.extend(actor.instance.advance_slots(&plan.advance).await?);
             for (slot, why) in &changes.failed {
                 warn!(slot, why, "replication slot not as it should be; again later");

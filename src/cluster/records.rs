@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::types::bytes::percent;
 use crate::types::{Lsn, NodeName, SystemId, TimelineId, WallTime};
 
 /// What a member says of itself (`members/NAME`). Unknown fields are kept out, missing ones tolerated:
@@ -118,8 +119,7 @@ pub struct ProgressRecord {
 impl ProgressRecord {
     /// 0 to 100; none while the total is not known.
     pub fn percent(&self) -> Option<u8> {
-        let total = self.total_bytes.filter(|total| 0 < *total)?;
-        u8::try_from(self.done_bytes.min(total).saturating_mul(100) / total).ok()
+        percent(self.done_bytes, self.total_bytes)
     }
 }
 

@@ -482,11 +482,9 @@ fn read_callbacks(reader: &mut Reader<'_>) -> CallbacksConfig {
     let mut commands = BTreeMap::new();
     for event in ["on_start", "on_stop", "on_restart", "on_reload", "on_role_change"] {
         let key = format!("postgresql.callbacks.{event}");
-        let Some(text) = reader.optional_text(&key) else { continue };
-        match words(&text) {
-            Some(words) if !words.is_empty() => drop(commands.insert(event.to_owned(), words)),
-            Some(_) => reader.problem(&key, "is empty; name a command, or remove the key"),
-            None => reader.problem(&key, "has a quotation mark that is not closed; close it, or remove it"),
+        let words = read_command(reader, &key);
+        if !words.is_empty() {
+            commands.insert(event.to_owned(), words);
         }
     }
     CallbacksConfig {
@@ -552,14 +550,18 @@ fn read_method(reader: &mut Reader<'_>, section: &str, name: &str) -> Option<Met
         reader.problem(&format!("{section}.command"), "is missing or not to be read; write the command as in a shell");
         return None;
     };
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let parameters = fields.iter().filter(|(key, _)| !METHOD_KEYS.contains(&key.as_str()));
     Some(Method {
         name: name.to_owned(),
         command,
-        parameters: parameters.map(|(key, value)| (key.clone(), text(value))).collect(),
+        parameters: parameters.map(|(key, value)| (key.clone(), as_text(value))).collect(),
         no_params: is_on(fields.get("no_params")),
     })
+}
+
+/// A value as the word that a command gets.
+fn as_text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Truth as Patroni's sections write it.
@@ -580,12 +582,11 @@ fn read_restore(reader: &mut Reader<'_>) -> Option<RestoreMethod> {
     let section = format!("bootstrap.{name}");
     let method = read_method(reader, &section, &name)?;
     let fields = reader.value(&section).and_then(Value::as_object).cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let recovery = fields.get("recovery_conf").and_then(Value::as_object).cloned().unwrap_or_default();
     Some(RestoreMethod {
         method,
         keep_recovery: is_on(fields.get("keep_existing_recovery_conf")),
-        recovery: recovery.iter().map(|(key, value)| (key.clone(), text(value))).collect(),
+        recovery: recovery.iter().map(|(key, value)| (key.clone(), as_text(value))).collect(),
     })
 }
 
@@ -601,10 +602,8 @@ fn read_options(reader: &mut Reader<'_>, path: &str, value: Value) -> Vec<ToolOp
         match item {
             Value::String(name) => options.push(ToolOption { name, value: None }),
             Value::Object(fields) if fields.values().all(|value| !value.is_object() && !value.is_array()) => {
-                options.extend(fields.into_iter().map(|(name, value)| ToolOption {
-                    name,
-                    value: Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)),
-                }));
+                options
+                    .extend(fields.into_iter().map(|(name, value)| ToolOption { name, value: Some(as_text(&value)) }));
             }
             _ => {
                 reader.problem(&format!("{path}[{index}]"), "is neither a word nor `option: value`; write one of them")

@@ -16,6 +16,7 @@ use super::process::Tool;
 use super::sql;
 use super::staging::{Staging, TOOL_SYNC, discard_on_error};
 use super::unfinished::Unfinished;
+use crate::types::bytes::percent;
 
 /// Options of pg_basebackup that an operator may set.
 const ALLOWED: [&str; 10] = [
@@ -45,8 +46,7 @@ pub struct Progress {
 impl Progress {
     /// 0 to 100, when the total is known.
     pub fn percent(&self) -> Option<u8> {
-        let total = self.total_bytes.filter(|&t| t != 0)?;
-        u8::try_from((self.done_bytes.saturating_mul(100) / total).min(100)).ok()
+        percent(self.done_bytes, self.total_bytes)
     }
 }
 

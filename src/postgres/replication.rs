@@ -163,10 +163,13 @@ impl Instance {
     /// # Errors
     /// `Sql` when the server cannot be asked at all; single failures are in the answer by slot name.
     pub async fn advance_slots(&self, to: &BTreeMap<String, Lsn>) -> Result<BTreeMap<String, String>, Error> {
+        let mut failed = BTreeMap::new();
+        if to.is_empty() {
+            return Ok(failed);
+        }
         let fail = |source| Error::Sql { operation: "read replication slots", source };
         let session = self.open(Purpose::local(LIMIT)).await.map_err(fail)?;
         let rows = session.run(sql::SLOTS, LIMIT).await.map_err(fail)?;
-        let mut failed = BTreeMap::new();
         for row in rows.iter().flatten() {
             let Some((name, &target)) = row.text("slot_name").and_then(|n| to.get_key_value(n)) else { continue };
             let at: Option<Lsn> = row.parse("restart_lsn").map_err(fail)?;

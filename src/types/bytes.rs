@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct ByteSize(pub u64);
 
+/// How much of `total` is done, 0 to 100; none while the total is unknown or zero.
+pub fn percent(done: u64, total: Option<u64>) -> Option<u8> {
+    let total = total.filter(|total| 0 < *total)?;
+    u8::try_from(done.min(total).saturating_mul(100) / total).ok()
+}
+
 /// A text that is no size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a size such as 1048576, 16MB or 1GB")]

@@ -393,6 +393,7 @@ fn the_operators_commands_create_copy_promote_and_stop() {
 /// A named pipe in the place of a device: it shows what a device would be told.
 #[test]
 fn a_watchdog_is_armed_while_the_node_may_write_and_sleeps_otherwise() {
+    use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
     let options = Options { nodes: 1, ..Options::default() };
     let mut cluster = Cluster::prepare("watchdog", &options);
@@ -414,7 +415,7 @@ fn a_watchdog_is_armed_while_the_node_may_write_and_sleeps_otherwise() {
     let heard = std::cell::RefCell::new(String::new());
     let listen = || {
         let mut buffer = [0; 4096];
-        while let Ok(read) = reader_read(&reader, &mut buffer) {
+        while let Ok(read) = (&reader).read(&mut buffer) {
             if read == 0 {
                 break;
             }
@@ -430,10 +431,6 @@ fn a_watchdog_is_armed_while_the_node_may_write_and_sleeps_otherwise() {
     cluster.until("the device is put to sleep once PostgreSQL has stopped", LIMIT, |c| {
         !c.postgres_lives("n1") && listen().ends_with('V')
     });
-}
-
-fn reader_read(mut reader: &std::fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    std::io::Read::read(&mut reader, buffer)
 }
 
 #[test]

@@ -114,6 +114,8 @@ fn a_silent_member_keeps_its_slot_for_a_while_and_everybody_hears_of_it() {
         let plan = leader.plan(&record, &settings, second);
         assert_eq!((names(&plan.physical), names(&plan.retired)), (vec!["n2"], vec!["n3"]));
     }
+    // Somebody's logical slot of the same name is not the member's.
+    assert_eq!(names(&leader.plan(&record, &settings, 62).retired_logical), [""; 0]);
     leader.slots.remove(1);
     let plan = leader.plan(&record, &settings, 63);
     record.status = Some(versioned(published(&plan, &node("n1"), Lsn(100), &leader.slots)));
@@ -179,5 +181,8 @@ fn permanent_slots_are_everywhere_and_unused_ones_follow_the_leaders() {
     );
     // Taken out of the settings they go, unless they are somebody else's business by then.
     let none = settings(json!({"ignore_slots": [{"name": "cdc", "type": "logical"}]}));
-    assert_eq!(names(&standby.plan(&record, &none, 30).retired), ["backup"]);
+    let plan = standby.plan(&record, &none, 30);
+    assert_eq!((names(&plan.retired), names(&plan.retired_logical)), (vec!["backup"], vec![]));
+    let plan = standby.plan(&record, &settings(json!({})), 31);
+    assert_eq!(names(&plan.retired_logical), [""; 0], "what was somebody else's when it went is nobody's here");
 }
