@@ -84,17 +84,19 @@ pub(super) async fn pause(client: &Client, args: &PauseArgs, on: bool) -> Outcom
     let change = Change { method: Method::PATCH, path: "/config".into(), body: Some(body) };
     client.change(&leader_first(snapshot), &change).await?;
     if args.wait {
-        wait_until_noticed(client, snapshot, on).await?;
+        wait_until_noticed(client, snapshot, on, &[]).await?;
     }
     print(if on { "Success: cluster management is paused" } else { "Success: cluster management is resumed" })
 }
 
-pub(super) async fn wait_until_noticed(client: &Client, snapshot: &Snapshot, on: bool) -> Outcome {
+/// Until every member but those that are `gone` says whether the cluster is paused as it was asked to.
+pub(super) async fn wait_until_noticed(client: &Client, snapshot: &Snapshot, on: bool, gone: &[String]) -> Outcome {
     let deadline = clock::now() + NOTICE;
     let mut waiting: Vec<(String, HostPort)> = snapshot
         .raft
         .members
         .iter()
+        .filter(|member| !gone.contains(&member.name))
         .filter_map(|member| Some((member.name.clone(), member.addr.parse().ok()?)))
         .collect();
     loop {

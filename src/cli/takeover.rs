@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! adopt:   POST /adopt {dry_run} -> report -> ask -> POST /adopt -> POST /restart, only where the report says why
-//! release: pause -> every member has noticed -> POST /release to the replicas, then to the leader
+//! release: pause -> every member has noticed -> POST /release to the leader, then to the replicas
 //! ```
 //! Deliberately absent: looking at PostgreSQL, which the node does.
 
@@ -71,7 +71,8 @@ pub(super) async fn release(client: &Client, args: &ReleaseArgs) -> Outcome {
         .iter()
         .filter_map(|member| Some((member.name.clone(), member.addr.parse().ok()?)))
         .collect();
-    members.sort_by_key(|(name, _)| (leader.as_ref() == Some(name), name.clone()));
+    // The leader first: while it lets go a majority must still renew its permit, or its guardian ends PostgreSQL.
+    members.sort_by_key(|(name, _)| (leader.as_ref() != Some(name), name.clone()));
     let names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
     let plan = format!(
         "Pauses cluster {}, then lets PostgreSQL on {} go on without howdah, whose processes end. Nothing fails over from then on.",
@@ -86,9 +87,26 @@ pub(super) async fn release(client: &Client, args: &ReleaseArgs) -> Outcome {
         let change = Change { method: Method::PATCH, path: "/config".into(), body: Some(json!({"pause": true})) };
         client.change(&leader_first(snapshot), &change).await?;
     }
-    // Whoever has not noticed would take over from those that are gone.
-    wait_until_noticed(client, snapshot, true).await?;
+    let mut gone = Vec::new();
     for (name, address) in &members {
+        if client.get(address, "/patroni").await.is_none() {
+            gone.push(name.clone());
+        }
+    }
+    if members.len() / 2 < gone.len() {
+        let text = format!(
+            "{} do not answer, and such a majority could elect a new primary while the old one runs on; stop howdah there \
+             first (the cluster is paused: PostgreSQL goes on)",
+            gone.join(", ")
+        );
+        return Err(Failure::new(exit::REFUSED, text));
+    }
+    for name in &gone {
+        note(&format!("{name} does not answer: if it has been released before, nothing is left to do there"));
+    }
+    // Whoever has not noticed would take over from those that are gone.
+    wait_until_noticed(client, snapshot, true, &gone).await?;
+    for (name, address) in members.iter().filter(|(name, _)| !gone.contains(name)) {
         let text = post(client, address, "/release", json!({})).await?;
         print(&format!("{name}: {text}"))?;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use howdah::dev::processes;
 use howdah::telemetry::clock;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, LIMIT, Options};
@@ -176,8 +177,18 @@ fn a_site_of_old_is_adopted_as_it_runs_and_released_as_it_runs() {
     assert_eq!(cluster.sql(&primary, "select count(*) from of_old").unwrap(), ["1000"]);
 
     let running: Vec<_> = cluster.names().iter().map(|name| cluster.postmaster(name)).collect();
+    // As if one had been released before: it is told of, and the others are released.
+    let gone = cluster.others(&primary).remove(0);
+    cluster.signal_agent(&gone, Signal::KILL);
+    cluster
+        .until("its agent is gone", LIMIT, |c| c.seen().iter().any(|seen| seen.name == gone && seen.patroni.is_null()));
     let (code, out, err) = howdah(&cluster, &["release", "--force"]);
     assert_eq!(code, Some(0), "{out}{err}");
+    assert!(
+        err.contains(&format!("{gone} does not answer")) && !out.contains(&format!("{gone}: released")),
+        "{out}{err}"
+    );
+    assert!(out.find(&format!("{primary}: released")) == Some(0), "the primary is first: {out}");
     cluster.until("no agent is left", LIMIT, |c| c.seen().iter().all(|seen| seen.patroni.is_null()));
     goes_on_alone(&cluster, &primary);
     assert_eq!(cluster.names().iter().map(|name| cluster.postmaster(name)).collect::<Vec<_>>(), running);
