@@ -96,7 +96,6 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.promotions += one.promotions;
     sum.acknowledged += one.acknowledged;
     sum.lost += one.lost;
-    sum.twins += one.twins;
     sum.ended_at += one.ended_at;
 }
 

@@ -13,10 +13,10 @@ use super::follow::{Configured, Whom, outside, parameters, recovery, upstream};
 use super::lock::Lock;
 use super::logins::Logins;
 use super::observe::{is_unmanaged, process_view};
-use super::upkeep::history_lines;
+use super::upkeep::promotions;
 use crate::cluster::ClusterRecord;
 use crate::cluster::changes::EndedRecord;
-use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, HistoryLine, StatusRecord};
+use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, Promotions, StatusRecord};
 use crate::cluster::writes::Writes;
 use crate::config::node::CallbacksConfig;
 use crate::config::{ClusterSettings, SynchronousMode};
@@ -29,7 +29,7 @@ use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
 use crate::postgres::{ConfigureOutcome, Credentials, Follow, Instance, MovedAs, Needs, Progress, ServerSettings};
 use crate::raft::Store;
 use crate::telemetry::clock;
-use crate::types::{LeaderPermit, LeaseId, NodeName, StopMode, Term};
+use crate::types::{LeaderPermit, LeaseId, NodeName, StopMode, Term, TimelineId};
 
 /// A write to the record must be answered within.
 const WRITE: Duration = Duration::from_secs(2);
@@ -255,7 +255,7 @@ impl Actor {
                 self.start(StartMode::Primary { permit: *permit }).await?;
                 Ok(())
             }
-            PgStep::Promote { permit } => self.promote(permit).await,
+            PgStep::Promote { permit, timeline } => self.promote(permit, *timeline, view).await,
             PgStep::Stop { mode } => {
                 if *mode == StopMode::Fast && !self.hooks.before_stop.is_empty() {
                     let CallbacksConfig { before_stop, timeout, .. } = &self.hooks;
@@ -358,7 +358,19 @@ impl Actor {
     }
 
     /// Promotes and waits until PostgreSQL has left recovery, as long as the permit holds.
-    async fn promote(&mut self, permit: &LeaderPermit) -> Result<(), Failure> {
+    async fn promote(
+        &mut self,
+        permit: &LeaderPermit,
+        timeline: TimelineId,
+        view: &ClusterView,
+    ) -> Result<(), Failure> {
+        let cluster = decided_on(view)?.timeline();
+        let here = view.server.any().map_or(cluster, |server| server.timeline.max(cluster));
+        let passed = self.instance.pass_over_timelines(here, timeline)?;
+        if !passed.is_empty() {
+            let passed = passed.iter().map(TimelineId::to_string).collect::<Vec<_>>().join(", ");
+            info!(passed, timeline = timeline.0, "timelines are passed over: others were given them for promotions");
+        }
         loop {
             let current = self.lock.state().permit.filter(|p| p.term == permit.term).unwrap_or(*permit);
             if !current.holds_at(clock::now()) {
@@ -642,13 +654,14 @@ impl Actor {
                 self.write(txn).await?;
                 info!(%system_id, "the cluster exists");
             }
-            RecordStep::TakeLeader => {
-                let request = view.record.any().and_then(|r| r.failover.as_ref()).map(|f| f.mod_revision);
-                let sync = view.record.any().map_or(0, |record| record.sync_revision);
-                let txn = self.writes.take_leader(&self.me, self.lease()?, request, sync);
+            RecordStep::TakeLeader { reserve } => {
+                let txn = self.writes.take_leader(&self.me, self.lease()?, decided_on(view)?, *reserve);
                 let answer = self.write(txn).await?;
                 self.lock.hold(Some(Term(answer.revision)));
                 self.await_permit(Term(answer.revision)).await;
+            }
+            RecordStep::ReserveTimeline { term, timeline } => {
+                self.write(self.writes.reserve_timeline(*term, decided_on(view)?, *timeline)).await?;
             }
             RecordStep::ReleaseLeader { term } => {
                 let status = position(view).map(|optime| StatusRecord { optime, ..published_status(view) });
@@ -656,7 +669,7 @@ impl Actor {
                 memory.ending_term = Some(*term);
                 let history = self.unpublished_history(view);
                 let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
-                let txn = self.writes.release_leader(*term, status.as_ref(), history.as_deref(), creating);
+                let txn = self.writes.release_leader(*term, status.as_ref(), history.as_ref(), creating);
                 self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
                 memory.crash_restarts.clear();
             }
@@ -672,7 +685,7 @@ impl Actor {
                 self.lock.give_up(*term);
                 memory.ending_term = Some(*term);
                 let history = self.unpublished_history(view);
-                let txn = self.writes.hand_over(*term, &handover, &published_status(view), history.as_deref());
+                let txn = self.writes.hand_over(*term, &handover, &published_status(view), history.as_ref());
                 self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
                 memory.stopped_for_handover = None;
             }
@@ -723,12 +736,12 @@ impl Actor {
 
     /// The promotions until the timeline of the data here, if the record does not have the newest of them: this leader
     /// stops within a heartbeat of its promotion.
-    fn unpublished_history(&self, view: &ClusterView) -> Option<Vec<HistoryLine>> {
+    fn unpublished_history(&self, view: &ClusterView) -> Option<Promotions> {
         let DataDirView::Present(control) = &view.data_dir else { return None };
         let record = view.record.any().filter(|record| record.timeline() < control.timeline)?;
         // Not to be read: then it is not published, and the key is released all the same.
         let history = self.instance.timeline_history(control.timeline).ok()?;
-        Some(history_lines(record, &history, &self.me, clock::wall()))
+        Some(promotions(record, &history, &self.me, clock::wall()))
     }
 
     fn lease(&self) -> Result<LeaseId, Failure> {
@@ -741,6 +754,11 @@ fn restarted(memory: &mut Memory) {
     if let Some(ByHand::Restart { stopped }) = &mut memory.by_hand {
         *stopped = true;
     }
+}
+
+/// The record that the decision was made on.
+fn decided_on(view: &ClusterView) -> Result<&ClusterRecord, Failure> {
+    view.record.any().ok_or_else(|| Failure::Missing("the shared record has not been read yet".to_owned()))
 }
 
 /// What was published of the leader last.

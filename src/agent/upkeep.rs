@@ -12,7 +12,7 @@ use super::act::{Actor, Failure, chain};
 use super::observe::Sighting;
 use super::slots::{Keeper, Known, Part, Plan, published};
 use crate::cluster::ClusterRecord;
-use crate::cluster::records::{HistoryLine, MemberRecord, ProgressRecord, StatusRecord};
+use crate::cluster::records::{HistoryLine, MemberRecord, ProgressRecord, Promotions, ReservedTimeline, StatusRecord};
 use crate::config::ClusterSettings;
 use crate::ha::ClusterView;
 use crate::ha::sync_wish;
@@ -183,8 +183,8 @@ impl Upkeep {
             return Ok(());
         }
         let history = actor.instance.timeline_history(server.timeline)?;
-        let lines = history_lines(record, &history, &self.identity.me, clock::wall());
-        actor.write(actor.writes.history(term, &lines)).await?;
+        let promotions = promotions(record, &history, &self.identity.me, clock::wall());
+        actor.write(actor.writes.history(term, &promotions)).await?;
         info!(timeline = server.timeline.0, "timeline history published");
         Ok(())
     }
@@ -343,12 +343,7 @@ impl Upkeep {
 }
 
 /// The promotions until `history`'s timeline, for the record: what it knows stays as it is, the newest is `me`'s.
-pub fn history_lines(
-    record: &ClusterRecord,
-    history: &TimelineHistory,
-    me: &NodeName,
-    now: WallTime,
-) -> Vec<HistoryLine> {
+pub fn promotions(record: &ClusterRecord, history: &TimelineHistory, me: &NodeName, now: WallTime) -> Promotions {
     let newest = history.ancestors.len().saturating_sub(1);
     let line = |(index, entry): (usize, &HistoryEntry)| {
         let known = record.history.iter().find(|line| line.0 == entry.timeline.0 && line.1 == entry.switchpoint);
@@ -356,7 +351,12 @@ pub fn history_lines(
         let new = || HistoryLine(entry.timeline.0, entry.switchpoint, entry.reason.clone(), at, who);
         known.cloned().unwrap_or_else(new)
     };
-    history.ancestors.iter().enumerate().map(line).collect()
+    let reached = history.timeline;
+    let given = record.reserved.as_ref().map_or(reached, |reserved| reserved.value.timeline.max(reached));
+    Promotions {
+        lines: history.ancestors.iter().enumerate().map(line).collect(),
+        reserved: ReservedTimeline { timeline: given, reached },
+    }
 }
 
 /// Logs what did not work; it is tried again.

@@ -37,6 +37,8 @@ pub enum Key {
     Ended,
     /// Ours: what has happened to the leadership, for people.
     Timeline,
+    /// Ours: which timeline numbers are used up.
+    Reserved,
 }
 
 impl KeySpace {
@@ -68,6 +70,7 @@ impl KeySpace {
             Key::Credentials => "howdah/credentials",
             Key::Ended => "howdah/ended",
             Key::Timeline => "howdah/timeline",
+            Key::Reserved => "howdah/reserved",
         };
         format!("{}{tail}", self.prefix).into_bytes()
     }
@@ -88,6 +91,7 @@ impl KeySpace {
             "howdah/credentials" => Key::Credentials,
             "howdah/ended" => Key::Ended,
             "howdah/timeline" => Key::Timeline,
+            "howdah/reserved" => Key::Reserved,
             other => Key::Member(other.strip_prefix("members/")?.parse().ok()?),
         })
     }
@@ -115,6 +119,7 @@ mod tests {
             Key::Credentials,
             Key::Ended,
             Key::Timeline,
+            Key::Reserved,
         ] {
             assert_eq!(space.parse(&space.key(&key)), Some(key));
         }

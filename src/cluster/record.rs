@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::changes::EndedRecord;
 use super::keys::{Key, KeySpace};
 use super::records::{
-    BootstrapRecord, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
+    BootstrapRecord, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, ReservedTimeline,
+    StatusRecord, SyncRecord,
 };
 use crate::kv::command::KeyValue;
 use crate::types::{LeaseId, NodeName, Term, TimelineHistory, TimelineId};
@@ -54,6 +55,9 @@ pub struct ClusterRecord {
     pub history: Vec<HistoryLine>,
     /// `mod_revision` of the history key; zero when there is none.
     pub history_revision: i64,
+    /// Which timeline numbers are used up; none where no promotion has asked for one yet.
+    #[serde(default)]
+    pub reserved: Option<Versioned<ReservedTimeline>>,
     /// Who has confirmed commits, and may lead therefore. None also when it cannot be understood.
     pub sync: Option<SyncRecord>,
     /// `mod_revision` of the sync key, understood or not; zero when there is none.
@@ -119,6 +123,7 @@ impl ClusterRecord {
             // For people: what cannot be read there stops nothing.
             Key::Ended => self.ended = json(pair).ok(),
             Key::Timeline => self.timeline_revision = pair.mod_revision,
+            Key::Reserved => self.reserved = Some(versioned(pair, json(pair)?)),
             Key::Credentials => (),
         }
         Ok(())
@@ -151,9 +156,29 @@ impl ClusterRecord {
         self.members.get(name).map(|member| (name, &member.value))
     }
 
-    /// The timeline that the cluster has reached: one past the last promotion's.
+    /// Why the key of used numbers cannot be understood; none when it can, or is not there.
+    pub fn reserved_damage(&self) -> Option<&str> {
+        self.damaged.iter().find(|(key, _)| key.ends_with("/howdah/reserved")).map(|(_, why)| why.as_str())
+    }
+
+    /// The timeline that the cluster has reached: the last promotion's.
     pub fn timeline(&self) -> TimelineId {
-        TimelineId(self.history.last().map_or(1, |line| line.0.saturating_add(1)))
+        let next = TimelineId(self.history.last().map_or(1, |line| line.0.saturating_add(1)));
+        self.reserved.as_ref().map_or(next, |reserved| reserved.value.reached.max(next))
+    }
+
+    /// The number that a promotion from `timeline` gets: one that nobody has been given before.
+    pub fn next_timeline(&self, timeline: TimelineId) -> TimelineId {
+        let given = self.reserved.as_ref().map_or(timeline, |reserved| reserved.value.timeline.max(timeline));
+        TimelineId(given.max(self.timeline()).0.saturating_add(1))
+    }
+
+    /// The number that the present leadership has for its promotion from `timeline`; none when it has to be given one.
+    pub fn reserved_from(&self, timeline: TimelineId) -> Option<TimelineId> {
+        let reserved = self.reserved.as_ref()?;
+        let given = reserved.value.timeline;
+        let unused = reserved.value.reached.max(self.timeline()).max(timeline) < given;
+        (self.term()?.0 <= reserved.mod_revision && unused).then_some(given)
     }
 
     /// The history of the cluster's timeline.

@@ -264,6 +264,26 @@ pub struct HistoryLine(
     pub String,
 );
 
+/// Which timeline numbers are used up (`howdah/reserved`). Source: decision record 0019.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservedTimeline {
+    /// The greatest number that a leadership has been given for its promotion. No other gets it, whether it was used
+    /// or not.
+    pub timeline: TimelineId,
+    /// The timeline of the newest promotion in `history`. Not always one more than its last line: numbers that were
+    /// given and not used are passed over.
+    pub reached: TimelineId,
+}
+
+/// The promotions so far, and what numbers they have used up: what a leader publishes after its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promotions {
+    /// The value of `history`.
+    pub lines: Vec<HistoryLine>,
+    /// The value of `howdah/reserved`.
+    pub reserved: ReservedTimeline,
+}
+
 /// Passwords that the cluster's creator generated (`howdah/credentials`).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialsRecord {

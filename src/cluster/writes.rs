@@ -7,14 +7,15 @@ use serde_json::Value;
 
 use super::changes::{ChangeRecord, EndedRecord};
 use super::keys::{Key, KeySpace};
+use super::record::ClusterRecord;
 use super::records::{
-    BootstrapRecord, CredentialsRecord, FailoverRecord, HandoverRecord, HistoryLine, MemberRecord, StatusRecord,
-    SyncRecord,
+    BootstrapRecord, CredentialsRecord, FailoverRecord, HandoverRecord, MemberRecord, Promotions, ReservedTimeline,
+    StatusRecord, SyncRecord,
 };
 use crate::kv::command::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest,
 };
-use crate::types::{LeaseId, NodeName, SystemId, Term};
+use crate::types::{LeaseId, NodeName, SystemId, Term, TimelineId};
 
 /// Builds the transactions of one cluster.
 #[derive(Debug, Clone)]
@@ -67,25 +68,43 @@ impl Writes {
         TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
     }
 
-    /// If nobody leads, and the synchronous set is the one that `me` was judged by (zero: absent): `me` leads. Ends a
-    /// hand-over, and answers a request that named `me` or nobody.
-    pub fn take_leader(&self, me: &NodeName, lease: LeaseId, request: Option<i64>, sync: i64) -> TxnRequest {
+    /// If nobody leads, and the synchronous set is the one that `me` was judged by: `me` leads, with the timeline
+    /// number `reserve` for its promotion. Ends a hand-over, and answers a request that named `me` or nobody.
+    pub fn take_leader(
+        &self,
+        me: &NodeName,
+        lease: LeaseId,
+        record: &ClusterRecord,
+        reserve: Option<TimelineId>,
+    ) -> TxnRequest {
         let mut success =
             vec![self.put(&Key::Leader, me.as_str().as_bytes().to_vec(), lease), self.delete(&Key::Handover)];
-        if request.is_some() {
+        if record.failover.is_some() {
             success.push(self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)));
         }
-        let compare = vec![self.absent(&Key::Leader), self.unchanged(&Key::Sync, sync)];
+        let mut compare = vec![self.absent(&Key::Leader), self.unchanged(&Key::Sync, record.sync_revision)];
+        if let Some(timeline) = reserve {
+            compare.push(self.nothing_reserved_since(record));
+            success.push(self.reserve(record, timeline));
+        }
         TxnRequest { compare, success, failure: Vec::new() }
     }
 
-    /// If `term` still stands: nobody leads. `history`, where the record does not have this leader's promotion yet:
-    /// the next one would use the number of its timeline again. `creating`: nobody creates the cluster any more either.
+    /// If `term` still stands and no number was given since: its promotion gets `timeline`.
+    pub fn reserve_timeline(&self, term: Term, record: &ClusterRecord, timeline: TimelineId) -> TxnRequest {
+        TxnRequest {
+            compare: vec![self.in_term(term), self.nothing_reserved_since(record)],
+            success: vec![self.reserve(record, timeline)],
+            failure: Vec::new(),
+        }
+    }
+
+    /// If `term` still stands: nobody leads. `history`, where the record does not have this leader's promotion yet. `creating`: nobody creates the cluster any more either.
     pub fn release_leader(
         &self,
         term: Term,
         status: Option<&StatusRecord>,
-        history: Option<&[HistoryLine]>,
+        history: Option<&Promotions>,
         creating: bool,
     ) -> TxnRequest {
         let mut success = vec![self.delete(&Key::Leader)];
@@ -93,7 +112,7 @@ impl Writes {
             // Its lease would keep it as long as this node comes back in time, and nobody could create anything.
             success.extend([self.delete(&Key::Initialize), self.delete(&Key::Bootstrap)]);
         }
-        success.extend(history.map(|lines| self.put(&Key::History, json(&lines), LeaseId(0))));
+        success.extend(history.into_iter().flat_map(|promotions| self.promotions(promotions)));
         if let Some(status) = status {
             success.push(self.put(&Key::Status, json(status), LeaseId(0)));
         }
@@ -107,7 +126,7 @@ impl Writes {
         term: Term,
         handover: &HandoverRecord,
         before: &StatusRecord,
-        history: Option<&[HistoryLine]>,
+        history: Option<&Promotions>,
     ) -> TxnRequest {
         let status = StatusRecord { optime: handover.shutdown_lsn, ..before.clone() };
         let mut success = vec![
@@ -116,7 +135,7 @@ impl Writes {
             self.put(&Key::Status, json(&status), LeaseId(0)),
             self.put(&Key::Failover, b"{}".to_vec(), LeaseId(0)),
         ];
-        success.extend(history.map(|lines| self.put(&Key::History, json(&lines), LeaseId(0))));
+        success.extend(history.into_iter().flat_map(|promotions| self.promotions(promotions)));
         TxnRequest { compare: vec![self.in_term(term)], success, failure: Vec::new() }
     }
 
@@ -172,10 +191,10 @@ impl Writes {
     }
 
     /// If `term` still stands: the promotions so far.
-    pub fn history(&self, term: Term, lines: &[HistoryLine]) -> TxnRequest {
+    pub fn history(&self, term: Term, promotions: &Promotions) -> TxnRequest {
         TxnRequest {
             compare: vec![self.in_term(term)],
-            success: vec![self.put(&Key::History, json(&lines), LeaseId(0))],
+            success: self.promotions(promotions).into(),
             failure: Vec::new(),
         }
     }
@@ -202,6 +221,22 @@ impl Writes {
             success: vec![self.put(&Key::Config, json(value), LeaseId(0))],
             failure: Vec::new(),
         }
+    }
+
+    fn promotions(&self, promotions: &Promotions) -> [RequestOp; 2] {
+        [
+            self.put(&Key::History, json(&promotions.lines), LeaseId(0)),
+            self.put(&Key::Reserved, json(&promotions.reserved), LeaseId(0)),
+        ]
+    }
+
+    fn reserve(&self, record: &ClusterRecord, timeline: TimelineId) -> RequestOp {
+        let reserved = ReservedTimeline { timeline, reached: record.timeline() };
+        self.put(&Key::Reserved, json(&reserved), LeaseId(0))
+    }
+
+    fn nothing_reserved_since(&self, record: &ClusterRecord) -> Compare {
+        self.unchanged(&Key::Reserved, record.reserved.as_ref().map_or(0, |reserved| reserved.mod_revision))
     }
 
     fn put(&self, key: &Key, value: Vec<u8>, lease: LeaseId) -> RequestOp {

@@ -41,6 +41,9 @@ pub fn may_lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView)
     if let Some(reason) = sync_proof::unreadable(view, record) {
         return Err(reason);
     }
+    if let Some(why) = record.reserved_damage() {
+        return Err(Reason::ReservedUnreadable { why: why.to_owned() });
+    }
     // After a hand-over the successor is known and proven: no comparison, no waiting. Others stand back
     // for one ttl, then the race is open.
     let patience = view.settings.ttl;

@@ -8,7 +8,7 @@ use super::reason::Reason;
 use super::rules;
 use super::view::ClusterView;
 use crate::cluster::records::SyncRecord;
-use crate::types::{Lsn, NodeName, StopMode, SystemId, Term};
+use crate::types::{Lsn, NodeName, StopMode, SystemId, Term, TimelineId};
 
 /// What a node does next about its own PostgreSQL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,13 @@ pub enum Action {
     },
     StartPrimary,
     TakeLeader,
+    /// Get a timeline number that no other leadership has.
+    ReserveTimeline {
+        /// The term it is for.
+        term: Term,
+        /// The number.
+        timeline: TimelineId,
+    },
     PrePromote {
         term: Term,
     },

@@ -5,10 +5,10 @@ use super::decide::Action;
 use super::names_to_start_with;
 use super::step::{BY_HAND, PgStep, RecordStep, Step};
 use super::view::ClusterView;
-use crate::types::StopMode;
+use crate::types::{StopMode, TimelineId};
 
 /// The steps of `action`. Empty when nothing is to be done, or when a permit that the action needs does
-/// not hold any more: a promotion cannot be expressed without one.
+/// not hold any more: a promotion cannot be expressed without one, nor without a timeline of its own.
 pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
     let permit = view.permit_to_lead();
     match action {
@@ -46,12 +46,18 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
             }
             None => Vec::new(),
         },
-        Action::TakeLeader => vec![Step::Record(RecordStep::TakeLeader)],
+        Action::TakeLeader => vec![Step::Record(RecordStep::TakeLeader { reserve: reservation(view) })],
+        Action::ReserveTimeline { term, timeline } => {
+            vec![Step::Record(RecordStep::ReserveTimeline { term: *term, timeline: *timeline })]
+        }
         Action::PrePromote { term } => vec![Step::Pg(PgStep::PrePromote { term: *term })],
         Action::FollowOutside => vec![Step::Pg(PgStep::ConfigureOutside)],
         Action::StartStandbyLeader => vec![Step::Pg(PgStep::ConfigureOutside), Step::Pg(PgStep::StartStandby)],
         Action::CloneOutside => vec![Step::Pg(PgStep::BaseBackupOutside)],
-        Action::Promote => permit.map(|permit| Step::Pg(PgStep::Promote { permit })).into_iter().collect(),
+        Action::Promote => match (permit, reserved(view)) {
+            (Some(permit), Some(timeline)) => vec![Step::Pg(PgStep::Promote { permit, timeline })],
+            _ => Vec::new(),
+        },
         Action::Follow { leader } => vec![Step::Pg(PgStep::Configure { follow: leader.clone() })],
         Action::StopStandby => vec![Step::Pg(PgStep::Stop { mode: StopMode::Fast })],
         Action::StopToRestart => vec![
@@ -91,4 +97,15 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
         Action::Stop { mode } => vec![Step::Pg(PgStep::Stop { mode: *mode })],
         Action::Exit => vec![Step::Exit],
     }
+}
+
+/// The number that goes with the leader key. A standby leader promotes nothing.
+fn reservation(view: &ClusterView) -> Option<TimelineId> {
+    let server = view.server.fresh().filter(|server| server.in_recovery && view.settings.standby_cluster.is_none())?;
+    Some(view.record.fresh()?.next_timeline(server.timeline))
+}
+
+/// The number that this leadership has been given.
+fn reserved(view: &ClusterView) -> Option<TimelineId> {
+    view.record.fresh()?.reserved_from(view.server.fresh()?.timeline)
 }

@@ -61,6 +61,7 @@ pub enum Reason {
     StillReplaying { position: Lsn },
     PeerStillReplaying { peer: NodeName },
     SyncUnreadable { why: String },
+    ReservedUnreadable { why: String },
     NotSynchronous { proven: String },
     SyncVotesMissing { heard: usize, needed: usize, missing: String },
     // role changes
@@ -78,6 +79,7 @@ pub enum Reason {
     FollowByTag { upstream: NodeName },
     StartToPromote,
     PrePromote,
+    ReserveTimeline { timeline: TimelineId },
     CopyOutside { outside: String },
     FollowOutside { outside: String },
     DemoteCluster { outside: String },
@@ -186,6 +188,7 @@ codes! {
     StillReplaying => "still_replaying",
     PeerStillReplaying => "peer_still_replaying",
     SyncUnreadable => "sync_unreadable",
+    ReservedUnreadable => "reserved_unreadable",
     NotSynchronous => "not_synchronous",
     SyncVotesMissing => "sync_votes_missing",
     NewCluster => "new_cluster",
@@ -202,6 +205,7 @@ codes! {
     FollowByTag => "follow_by_tag",
     StartToPromote => "start_to_promote",
     PrePromote => "pre_promote",
+    ReserveTimeline => "reserve_timeline",
     CopyOutside => "copy_outside",
     FollowOutside => "follow_outside",
     DemoteCluster => "demote_cluster",
@@ -356,6 +360,12 @@ impl fmt::Display for Reason {
                     "the record of the synchronous set cannot be understood, so nobody is proven to have every commit: {why}"
                 )
             }
+            Self::ReservedUnreadable { why } => {
+                write!(
+                    f,
+                    "howdah/reserved cannot be understood, so nobody knows which timeline numbers are used up: {why}"
+                )
+            }
             Self::NotSynchronous { proven } => {
                 write!(f, "this node may lack acknowledged commits; only these are proven to have them: {proven}")
             }
@@ -394,6 +404,9 @@ impl fmt::Display for Reason {
             Self::FollowByTag { upstream } => write!(f, "the tag replicatefrom names {upstream}: following it"),
             Self::StartToPromote => {
                 write!(f, "this node leads with a standby's data: starting as a standby first, to promote it")
+            }
+            Self::ReserveTimeline { timeline } => {
+                write!(f, "this node leads: its promotion gets timeline {timeline}, which no other can use")
             }
             Self::PrePromote => write!(f, "this node leads: asking pre_promote before anything changes"),
             Self::CopyOutside { outside } => write!(f, "a new standby cluster is copied from {outside}"),

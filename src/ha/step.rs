@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::records::SyncRecord;
-use crate::types::{LeaderPermit, Lsn, NodeName, StopMode, SystemId, Term};
+use crate::types::{LeaderPermit, Lsn, NodeName, StopMode, SystemId, Term, TimelineId};
 
 /// One effect. A crash may fall between any two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,10 +43,12 @@ pub enum PgStep {
         /// The proof.
         permit: LeaderPermit,
     },
-    /// Turn the running standby into the primary.
+    /// Turn the running standby into the primary, on the timeline that it has been given.
     Promote {
         /// The proof.
         permit: LeaderPermit,
+        /// The number. What PostgreSQL would use before it is passed over.
+        timeline: TimelineId,
     },
     /// Stop.
     Stop {
@@ -108,7 +110,17 @@ pub enum RecordStep {
         system_id: SystemId,
     },
     /// If nobody leads: lead.
-    TakeLeader,
+    TakeLeader {
+        /// The number for the promotion that follows; none when none does.
+        reserve: Option<TimelineId>,
+    },
+    /// If this node still leads in `term`: its promotion gets this number.
+    ReserveTimeline {
+        /// The term.
+        term: Term,
+        /// The number, greater than any that was given before.
+        timeline: TimelineId,
+    },
     /// If this node still leads in `term`: nobody leads. Only after PostgreSQL has stopped, or as a standby's.
     ReleaseLeader {
         /// The term that ends.

@@ -105,6 +105,7 @@ fn lift(view: &mut ClusterView, reason: &Reason) -> bool {
             let sync = |key: &String| key.ends_with("/sync") && !key.ends_with("/members/sync");
             record.damaged.retain(|key, _| !sync(key));
         }
+        Reason::ReservedUnreadable { .. } => record.damaged.retain(|key, _| !key.ends_with("/howdah/reserved")),
         Reason::StillReplaying { .. } => {
             let Fact::Fresh(server) = &mut view.server else { return false };
             server.replaying = false;

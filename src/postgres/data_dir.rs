@@ -228,6 +228,28 @@ pub(super) fn read_history(data_dir: &Path, timeline: TimelineId) -> Result<Opti
     TimelineHistory::parse(timeline, &text).map(Some).map_err(|source| Error::ParseHistory { name, source })
 }
 
+/// Has history files for the numbers between `here` and `timeline`, so that a promotion uses `timeline`. What is there
+/// stays as it is.
+pub(super) fn pass_over_timelines(
+    data_dir: &Path,
+    owner: &OsUser,
+    here: TimelineId,
+    timeline: TimelineId,
+) -> Result<Vec<TimelineId>, Error> {
+    let passed: Vec<TimelineId> = (here.0.saturating_add(1)..timeline.0).map(TimelineId).collect();
+    for number in &passed {
+        let path = data_dir.join("pg_wal").join(history_file_name(*number));
+        let text =
+            format!("# Timeline {number} is not used here: another leadership was given it for its promotion.\n");
+        match path.try_exists() {
+            Ok(true) => (),
+            Ok(false) => write_atomic(&path, text.as_bytes(), 0o600, owner)?,
+            Err(source) => return Err(Error::ReadFile { path, source }),
+        }
+    }
+    Ok(passed)
+}
+
 /// The highest timeline among the WAL segment files' names.
 pub(super) fn newest_wal_timeline(data_dir: &Path) -> Option<TimelineId> {
     let entries = fs::read_dir(data_dir.join("pg_wal")).ok()?;

@@ -279,6 +279,19 @@ impl Instance {
         })
     }
 
+    /// Has the next promotion here use `timeline`, and not a number that PostgreSQL finds free: for each one between
+    /// `here`, the newest of which there is anything, and that one there will be a history file, in which nothing but
+    /// a comment stands. Returns the numbers that are passed over.
+    ///
+    /// PostgreSQL takes the first number without such a file (`timeline.c`, `findNewestTimeLine`). A standby that
+    /// comes from an older timeline asks the new primary for the file of each number, too.
+    ///
+    /// # Errors
+    /// When a file cannot be written. None is ever replaced.
+    pub fn pass_over_timelines(&self, here: TimelineId, timeline: TimelineId) -> Result<Vec<TimelineId>, Error> {
+        data_dir::pass_over_timelines(&self.config.data_dir, &self.user, here, timeline)
+    }
+
     /// Asks the running server for its state, within two seconds.
     ///
     /// # Errors

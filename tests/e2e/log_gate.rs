@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::cluster::Cluster;
 
 /// What any node may say on a machine that is busy with something else; it is about the machine, not about us.
-const OF_THE_MACHINE: [&str; 2] = ["the disk is slow", "this process stood still"];
+const OF_THE_MACHINE: [&str; 3] = ["the disk is slow", "this disk is slow", "this process stood still"];
 
 /// What a test expects to find, and from where on it looks.
 pub struct LogGate {

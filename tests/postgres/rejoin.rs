@@ -75,6 +75,49 @@ async fn rejoin(old: &mut Node, new: &Node, credentials: &Credentials) {
     assert_eq!(old.instance.config().port.to_string(), old.psql("SHOW port").await);
 }
 
+/// n2 is lost right after its promotion, before anybody has heard of it. The next promotion gets another number, and so
+/// n2's history is seen to be another one; who comes late finds the way over the number that is passed over.
+#[tokio::test]
+async fn a_promotion_uses_the_timeline_that_it_was_given() {
+    let dir = test_directory();
+    let credentials = Credentials::generate();
+    let mut first = Node::primary(dir.path(), "n1", &credentials).await;
+    first.psql("CREATE TABLE t AS SELECT generate_series(1, 10) AS i").await;
+    let mut lost = Node::standby(dir.path(), "n2", &first, &credentials).await;
+    let next = Node::standby(dir.path(), "n3", &first, &credentials).await;
+    first.stop(StopMode::Fast).await;
+    lost.promote().await;
+    lost.psql("INSERT INTO t VALUES (-2)").await;
+    lost.stop(StopMode::Immediate).await;
+
+    let pass_over = |node: &Node| node.instance.pass_over_timelines(TimelineId(1), TimelineId(3)).unwrap();
+    assert_eq!(pass_over(&next), [TimelineId(2)]);
+    let owner = |name: &str| std::os::unix::fs::MetadataExt::uid(&fs::metadata(next.data_dir().join(name)).unwrap());
+    assert_eq!(owner("pg_wal/00000002.history"), owner("PG_VERSION"));
+    assert_eq!(pass_over(&next), [TimelineId(2)], "as often as it takes");
+    next.promote().await;
+    next.psql("INSERT INTO t VALUES (-3)").await;
+    next.until("on the timeline that it was given", |status| status.timeline == TimelineId(3)).await;
+    next.instance.checkpoint(Duration::from_secs(30)).await.expect("checkpoint");
+
+    // Who crashed as a primary of the number that was passed over.
+    let upstream = next.as_upstream("n2");
+    let here = lost.present().await;
+    assert_eq!(here.control.newest_timeline(), TimelineId(2));
+    lost.instance.prepare_standby().expect("prepare");
+    let (progress, _) = watch::channel(Progress::default());
+    lost.instance.rewind(&upstream, &credentials, &progress, &CancellationToken::new()).await.expect("rewind");
+    // Who stopped on the timeline before it.
+    for (node, name) in [(&mut lost, "n2"), (&mut first, "n1")] {
+        let slots = std::collections::BTreeSet::from([name.to_owned()]);
+        next.instance.sync_member_slots(&slots, &std::collections::BTreeSet::new()).await.expect("slot");
+        node.follow(&next.as_upstream(name), &credentials).await;
+        node.start();
+        node.until("streams over the gap", |s| is_streaming(s) && s.timeline == TimelineId(3)).await;
+        assert_eq!(node.psql("SELECT count(*), min(i) FROM t").await, "11|-3");
+    }
+}
+
 #[tokio::test]
 async fn a_rewind_waits_for_the_checkpoint_after_a_promotion() {
     let dir = test_directory();

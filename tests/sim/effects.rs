@@ -2,9 +2,9 @@
 //!
 //! The book-keeping beside each step is that of `agent/act.rs`. A crash may fall before and after every step.
 
-use howdah::agent::upkeep::{history_lines, role_words, state_words};
+use howdah::agent::upkeep::{promotions, role_words, state_words};
 use howdah::cluster::ClusterRecord;
-use howdah::cluster::records::{BootstrapRecord, HandoverRecord, HistoryLine, MemberRecord, StatusRecord};
+use howdah::cluster::records::{BootstrapRecord, HandoverRecord, MemberRecord, Promotions, StatusRecord};
 use howdah::ha::view::{DataDirView, ProcessView, SyncMode, TaskKind, TaskView};
 use howdah::ha::{PgStep, RecordStep, Step, names_to_start_with, sync_wish};
 use howdah::kv::command::TxnRequest;
@@ -149,7 +149,15 @@ impl World {
                 memory.stopped_for_handover = None;
                 self.start(node, Some(*permit))
             }
-            PgStep::Promote { permit } => {
+            PgStep::Promote { permit, timeline } => {
+                let (tip, known) = (self.data(node).tip.0, self.data(node).known);
+                let newest = self.wal.timeline(tip).max(known);
+                if newest + 1 < timeline.0 && !self.mutated(Mutation::PostgresNumbersItsTimelines) {
+                    if self.nodes[node].disk.full {
+                        return Begun::Failed;
+                    }
+                    self.data(node).known = timeline.0 - 1;
+                }
                 let (epoch, ticket) = (self.nodes[node].agent.epoch, self.nodes[node].agent.ticket);
                 self.after(0, Event::PromoteLook { node, epoch, ticket, permit: *permit, looks: 0 });
                 let left = self.nodes[node].agent.settings.ttl + permit.valid_until.since(now);
@@ -362,15 +370,17 @@ impl World {
                 let config = (!present).then_some(&self.initial_config);
                 self.writes.finish_bootstrap(*term, *system_id, config, None)
             }
-            RecordStep::TakeLeader => {
-                let Some(lease) = lease else { return Begun::Failed };
-                let request = view.record.any().and_then(|r| r.failover.as_ref()).map(|f| f.mod_revision);
-                let sync = view.record.any().map_or(0, |record| record.sync_revision);
-                let mut txn = self.writes.take_leader(&me, lease, request, sync);
+            RecordStep::TakeLeader { reserve } => {
+                let (Some(lease), Some(record)) = (lease, view.record.any()) else { return Begun::Failed };
+                let mut txn = self.writes.take_leader(&me, lease, record, *reserve);
                 if self.mutated(Mutation::TermIsReused) {
                     txn.compare.clear();
                 }
                 txn
+            }
+            RecordStep::ReserveTimeline { term, timeline } => {
+                let Some(record) = view.record.any() else { return Begun::Failed };
+                self.writes.reserve_timeline(*term, record, *timeline)
             }
             RecordStep::ReleaseLeader { term } => {
                 let optime = match &view.data_dir {
@@ -380,7 +390,7 @@ impl World {
                 let history = self.unpublished_history(node);
                 let status = optime.map(|optime| StatusRecord { optime, ..StatusRecord::default() });
                 let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
-                let txn = self.writes.release_leader(*term, status.as_ref(), history.as_deref(), creating);
+                let txn = self.writes.release_leader(*term, status.as_ref(), history.as_ref(), creating);
                 self.keeper_gives_up(node, *term);
                 self.remembers_the_end(node, *term);
                 txn
@@ -395,7 +405,7 @@ impl World {
                     why: why.clone(),
                 };
                 let history = self.unpublished_history(node);
-                let txn = self.writes.hand_over(*term, &handover, &StatusRecord::default(), history.as_deref());
+                let txn = self.writes.hand_over(*term, &handover, &StatusRecord::default(), history.as_ref());
                 self.keeper_gives_up(node, *term);
                 self.remembers_the_end(node, *term);
                 txn
@@ -408,7 +418,7 @@ impl World {
         Begun::Waits(WRITE + WRITE + 2 * SEC)
     }
 
-    fn lines(&self, node: usize, branch: usize) -> Vec<HistoryLine> {
+    fn promotions(&self, node: usize, branch: usize) -> Promotions {
         let entry = |(timeline, at): (u32, u64)| HistoryEntry {
             timeline: TimelineId(timeline),
             switchpoint: Lsn(at),
@@ -418,14 +428,14 @@ impl World {
         let history = TimelineHistory { timeline: TimelineId(self.wal.timeline(branch)), ancestors };
         let it = &self.nodes[node];
         let empty = ClusterRecord::default();
-        history_lines(it.agent.view.record.any().unwrap_or(&empty), &history, &it.name, WallTime(0))
+        promotions(it.agent.view.record.any().unwrap_or(&empty), &history, &it.name, WallTime(0))
     }
 
-    fn unpublished_history(&self, node: usize) -> Option<Vec<HistoryLine>> {
+    fn unpublished_history(&self, node: usize) -> Option<Promotions> {
         let DataDirView::Present(control) = &self.nodes[node].agent.view.data_dir else { return None };
         self.nodes[node].agent.view.record.any().filter(|record| record.timeline() < control.timeline)?;
         let data = self.nodes[node].disk.data.as_ref()?;
-        Some(self.lines(node, data.tip.0))
+        Some(self.promotions(node, data.tip.0))
     }
 
     fn remembers_the_end(&mut self, node: usize, term: Term) {
@@ -502,7 +512,7 @@ impl World {
         let memory = self.nodes[node].memory();
         match step {
             RecordStep::ClaimBootstrap => self.keeper_holds(node, term),
-            RecordStep::TakeLeader => {
+            RecordStep::TakeLeader { .. } => {
                 self.keeper_holds(node, term);
                 self.nodes[node].agent.await_permit = term;
                 let (epoch, ticket) = (self.nodes[node].agent.epoch, self.nodes[node].agent.ticket);
@@ -510,7 +520,10 @@ impl World {
                 self.permit_arrived(node);
                 return;
             }
-            RecordStep::FinishBootstrap { .. } | RecordStep::WriteSync { .. } | RecordStep::RemoveSync { .. } => (),
+            RecordStep::FinishBootstrap { .. }
+            | RecordStep::ReserveTimeline { .. }
+            | RecordStep::WriteSync { .. }
+            | RecordStep::RemoveSync { .. } => (),
             RecordStep::ReleaseLeader { .. } => memory.crash_restarts.clear(),
             RecordStep::HandOver { .. } => memory.stopped_for_handover = None,
             RecordStep::ClearRequest { .. } => {
@@ -639,8 +652,8 @@ impl World {
                     self.chore_done(node, false);
                     return;
                 };
-                let lines = self.lines(node, data.tip.0);
-                self.writes.history(*term, &lines)
+                let promotions = self.promotions(node, data.tip.0);
+                self.writes.history(*term, &promotions)
             }
             Chore::Status(term, status) => self.writes.status(*term, status),
             Chore::Member(member, lease) => self.writes.member(&me, member, *lease),

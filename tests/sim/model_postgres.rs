@@ -272,7 +272,9 @@ impl World {
         let tip = self.data(node).tip;
         let known = self.data(node).known;
         let newest = self.wal.timeline(tip.0).max(known);
-        self.watched.twins |= self.wal.is_used(newest + 1);
+        if self.wal.is_used(newest + 1) {
+            self.fail("one history", node, format!("its promotion is the second one to timeline {}", newest + 1));
+        }
         let branch = self.wal.branch(newest + 1, Some(tip), node);
         let data = self.data(node);
         data.tip = (branch, tip.1);

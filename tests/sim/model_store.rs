@@ -141,6 +141,7 @@ impl Store {
                     record.history.clone_from(&new.history);
                     record.history_revision = new.history_revision;
                 }
+                Key::Reserved => record.reserved.clone_from(&new.reserved),
                 Key::Handover => record.handover.clone_from(&new.handover),
                 Key::Bootstrap => record.bootstrap.clone_from(&new.bootstrap),
                 Key::Sync => {

@@ -36,6 +36,8 @@ pub enum Mutation {
     StandbysStartWithoutSignal,
     /// What has been replayed so far is taken for all that was received.
     ReplayedIsTakenAsReceived,
+    /// A promotion uses the number that PostgreSQL finds free, whatever it has been given.
+    PostgresNumbersItsTimelines,
     /// A paused cluster is managed on.
     PauseIsIgnored,
     /// PostgreSQL ends with its agent.
@@ -85,6 +87,11 @@ impl Mutation {
                 let pace = Profile { fault_every: 2 * SEC, fault_lasts: 2 * SEC, lasts: 300 * SEC, ..about };
                 Profile { crash_between: 2, operator_every: 10 * SEC, synchronous: "off", ..pace }
             }
+            // A leadership must end before it has told of its promotion.
+            Self::PostgresNumbersItsTimelines => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                Profile { fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, slow: true, ..about }
+            }
             Self::PauseIsIgnored => {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { operator_every: 10 * SEC, ..about }
@@ -109,6 +116,7 @@ pub const ALL: &[(Mutation, &[&str], u64)] = &[
     (Mutation::HalfCopiedIsTakenAsWhole, &["P2"], 200),
     (Mutation::FencingForgetsBackends, &["P1"], 300),
     (Mutation::StopIsDoneWhenAsked, &["P1"], 500),
+    (Mutation::PostgresNumbersItsTimelines, &["one history"], 1000),
     (Mutation::PauseIsIgnored, &["P7"], 200),
     (Mutation::PostgresEndsWithTheAgent, &["P8"], 200),
     (Mutation::StoreLeaderCostsThePermit, &["P4"], 200),

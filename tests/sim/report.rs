@@ -59,7 +59,7 @@ impl World {
 pub fn flat(step: &Step) -> String {
     match step {
         Step::Pg(PgStep::StartPrimary { permit }) => format!("start_primary in term {}", permit.term),
-        Step::Pg(PgStep::Promote { permit }) => format!("promote in term {}", permit.term),
+        Step::Pg(PgStep::Promote { permit, timeline }) => format!("promote to {timeline} in term {}", permit.term),
         Step::Pg(step) => format!("{step:?}"),
         Step::Record(RecordStep::HandOver { term, to, shutdown_lsn, .. }) => {
             format!("hand_over term {term} to {to} with {shutdown_lsn}")

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
-use howdah::cluster::records::{FailoverRecord, HistoryLine, Initialize, MemberRecord, SyncRecord};
+use howdah::cluster::records::{FailoverRecord, HistoryLine, Initialize, MemberRecord, ReservedTimeline, SyncRecord};
 use howdah::config::ClusterSettings;
 use howdah::ha::view::{
     ClusterView, ControlState, ControlView, DataDirView, Memory, PeerView, ProcessView, ServerView, StandbyView,
@@ -146,7 +146,12 @@ fn records() -> Vec<Fact<ClusterRecord>> {
                         if request.is_none() && sync.is_none() && history == 1 {
                             all.push(Fact::Stale { value: record.clone(), age });
                         }
-                        all.push(Fact::Fresh(record));
+                        all.push(Fact::Fresh(record.clone()));
+                        if leader == Some("n1") {
+                            let given = ReservedTimeline { timeline: TimelineId(3), reached: record.timeline() };
+                            record.reserved = Some(versioned(given, TERM));
+                            all.push(Fact::Fresh(record));
+                        }
                     }
                 }
             }
@@ -170,7 +175,8 @@ impl Case<'_> {
         let record = view.record.fresh();
         let leads = record.is_some_and(|record| record.is_leader(self.me));
         match step {
-            Step::Pg(PgStep::Promote { permit }) => {
+            Step::Pg(PgStep::Promote { permit, timeline }) => {
+                assert!(record.is_some_and(|record| record.timeline() < *timeline));
                 assert!(running && leads && permit.holds_at(view.now) && permit.term == Term(TERM));
                 assert!(view.server.fresh().is_some_and(|server| server.in_recovery));
             }
@@ -195,10 +201,13 @@ impl Case<'_> {
             Step::Record(RecordStep::ClaimBootstrap) => {
                 assert!(record.is_some_and(|record| record.initialize.is_none() && record.leader.is_none()));
             }
-            Step::Record(RecordStep::TakeLeader) => assert!(record.is_some_and(|record| record.leader.is_none())),
+            Step::Record(RecordStep::TakeLeader { .. }) => {
+                assert!(record.is_some_and(|record| record.leader.is_none()))
+            }
             // Guarded by the very term that was read.
             Step::Record(
                 RecordStep::FinishBootstrap { term, .. }
+                | RecordStep::ReserveTimeline { term, .. }
                 | RecordStep::ReleaseLeader { term }
                 | RecordStep::HandOver { term, .. }
                 | RecordStep::WriteSync { term, .. }

@@ -102,8 +102,6 @@ pub struct Stats {
     pub promotions: u64,
     pub acknowledged: u64,
     pub lost: u64,
-    /// Runs that ended because two promotions had led to one timeline number.
-    pub twins: u64,
     pub ended_at: u64,
 }
 

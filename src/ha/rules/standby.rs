@@ -70,6 +70,13 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, server: &ServerView) ->
     {
         return decision;
     }
+    if let Some(term) = record.term().filter(|_| record.reserved_from(server.timeline).is_none()) {
+        if let Some(why) = record.reserved_damage() {
+            return wait_briefly(Reason::ReservedUnreadable { why: why.to_owned() });
+        }
+        let timeline = record.next_timeline(server.timeline);
+        return act(Action::ReserveTimeline { term, timeline }, Reason::ReserveTimeline { timeline });
+    }
     act(Action::Promote, Reason::WonRace { position: server.position })
 }
 
@@ -119,7 +126,8 @@ fn race(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Deci
                 reason @ (Reason::HandoverToOther { .. }
                 | Reason::RequestForOther { .. }
                 | Reason::WalStillFlowing { .. }
-                | Reason::SyncUnreadable { .. }),
+                | Reason::SyncUnreadable { .. }
+                | Reason::ReservedUnreadable { .. }),
             ) => wait_briefly(reason),
             Ok(_) | Err(_) => act(Action::StopReceiving, Reason::StopReceiving),
         };

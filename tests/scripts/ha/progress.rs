@@ -4,10 +4,10 @@
 //! passes, so a node that never waits or holds would run in circles at full speed.
 
 use howdah::cluster::ClusterRecord;
-use howdah::cluster::records::Initialize;
+use howdah::cluster::records::{Initialize, ReservedTimeline};
 use howdah::ha::view::{ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, ProcessView, ServerView};
 use howdah::ha::{Action, decide};
-use howdah::types::{Fact, LeaderPermit, Lsn, NodeName, SystemId, Term};
+use howdah::types::{Fact, LeaderPermit, Lsn, NodeName, SystemId, Term, TimelineId};
 use proptest::prelude::*;
 
 use crate::story::versioned;
@@ -52,6 +52,12 @@ impl World {
         self.record.leader = Some(versioned(self.view.me.clone(), term));
         let valid_until = self.view.now + self.view.settings.ttl;
         self.view.permit = Some(LeaderPermit { term: Term(term), valid_until });
+    }
+
+    fn reserve(&mut self, timeline: TimelineId) {
+        let reached = self.record.timeline();
+        let revision = self.record.term().map_or(0, |term| term.0).max(self.record.revision);
+        self.record.reserved = Some(versioned(ReservedTimeline { timeline, reached }, revision));
     }
 
     fn stop(&mut self) {
@@ -149,12 +155,19 @@ impl World {
             Action::StartPrimary => self.start(true, None),
             Action::TakeLeader => {
                 (self.record.handover, self.record.failover) = (None, None);
+                let here = self.server().timeline;
+                let timeline = self.record.next_timeline(here);
                 self.lead();
+                if self.view.settings.standby_cluster.is_none() {
+                    self.reserve(timeline);
+                }
             }
+            Action::ReserveTimeline { timeline, .. } => self.reserve(timeline),
             Action::Promote => {
                 self.view.process = ProcessView::Running { writable: true };
+                let given = self.record.reserved.as_ref().expect("the promotion has a number").value.timeline;
                 let server = self.server();
-                (server.in_recovery, server.timeline.0) = (false, server.timeline.0 + 1);
+                (server.in_recovery, server.timeline) = (false, given);
             }
             Action::Follow { leader } => {
                 let server = self.server();

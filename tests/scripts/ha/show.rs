@@ -46,7 +46,9 @@ fn step_line(step: &Step, now: Mono) -> String {
     };
     match step {
         Step::Pg(PgStep::StartPrimary { permit: proof }) => format!("postgres: start_primary {}", permit(proof)),
-        Step::Pg(PgStep::Promote { permit: proof }) => format!("postgres: promote {}", permit(proof)),
+        Step::Pg(PgStep::Promote { permit: proof, timeline }) => {
+            format!("postgres: promote to timeline {timeline} {}", permit(proof))
+        }
         Step::Pg(PgStep::Stop { mode: StopMode::Fast }) => "postgres: stop fast".to_owned(),
         Step::Pg(PgStep::Stop { mode: StopMode::Immediate }) => "postgres: stop immediate".to_owned(),
         Step::Pg(PgStep::Configure { follow }) => {

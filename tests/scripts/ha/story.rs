@@ -6,6 +6,7 @@
 //! leader n2 [term=100]             that one holds the leader key       leader none 2s    nobody, for 2 s
 //! history 1=0/3000                 timeline 1 ended there: the cluster is on timeline 2
 //! member n2 [state= role= timeline= nofailover=yes checkpoint=pending clonefrom=1 ...]    member n2 gone
+//! reserved 5 [term=100]            the newest timeline number that a leadership was given
 //! initialize none|running|8        optime 0/5000        request [from=n1] [to=n2] [due=no]    request none
 //! handover from=n1 to=n2 at=0/5000             damaged leader "why"    record fresh|stale 6s|unknown "why"
 //!
@@ -37,7 +38,8 @@ use std::time::Duration;
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
 use howdah::cluster::records::{
-    Degraded, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
+    Degraded, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, ReservedTimeline, StatusRecord,
+    SyncRecord,
 };
 use howdah::ha::sync_wish;
 use howdah::ha::view::{
@@ -192,6 +194,12 @@ impl Story {
                 if let Some(leader) = self.record.leader.clone() {
                     self.leader(&leader.value, leader.create_revision);
                 }
+            }
+            "reserved" => {
+                let number = |words: &mut Words| TimelineId(words.word().parse().unwrap());
+                let (timeline, reached) = (number(words), self.record.timeline());
+                let revision = words.number("term").unwrap_or(90);
+                self.record.reserved = Some(versioned(ReservedTimeline { timeline, reached }, revision));
             }
             "member" => self.member(words),
             "initialize" => {

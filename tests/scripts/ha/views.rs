@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{
-    Degraded, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord,
+    Degraded, FailoverRecord, HandoverRecord, HistoryLine, Initialize, MemberRecord, ReservedTimeline, StatusRecord,
+    SyncRecord,
 };
 use howdah::ha::view::{
     Attempts, ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, Memory, PeerView, ProcessView,
@@ -83,7 +84,10 @@ prop_compose! {
         handover in option::weighted(0.2, (name(), name(), position())),
         history in vec(position(), 0..3),
         sync in option::of(sync()),
-        damaged in prop::sample::select(vec![None, None, None, None, Some("leader"), Some("members/n2"), Some("sync")]),
+        damaged in prop::sample::select(vec![
+            None, None, None, None, None, Some("leader"), Some("members/n2"), Some("sync"), Some("howdah/reserved"),
+        ]),
+        reserved in option::of((timeline(), timeline(), prop::sample::select(vec![90, 100, 110, 120]))),
     ) -> ClusterRecord {
         let handover = handover.map(|(from, to, shutdown_lsn)| HandoverRecord {
             from, to, shutdown_lsn, ended_term: 90, at: WallTime(0), why: "switchover".into(),
@@ -107,6 +111,9 @@ prop_compose! {
             damaged: damaged.map(|key| (format!("/service/demo/{key}"), "nonsense".to_owned())).into_iter().collect(),
             sync_revision: 88,
             sync: sync.filter(|_| damaged != Some("sync")),
+            reserved: reserved.filter(|_| damaged != Some("howdah/reserved")).map(|(timeline, reached, revision)| {
+                versioned(ReservedTimeline { timeline, reached }, revision)
+            }),
             ..ClusterRecord::default()
         }
     }
@@ -341,7 +348,7 @@ impl Case<'_> {
 
     fn promotions_have_permits(&self) {
         for step in &self.pg {
-            let (PgStep::Promote { permit } | PgStep::StartPrimary { permit }) = step else { continue };
+            let (PgStep::Promote { permit, .. } | PgStep::StartPrimary { permit }) = step else { continue };
             let record = self.view.record.fresh().expect("a promotion needs a record that is read now");
             assert!(permit.holds_at(self.view.now) && self.leads() && record.term() == Some(permit.term));
             assert_eq!(self.view.permit, Some(*permit), "a permit from before this process makes no primary");
@@ -350,8 +357,11 @@ impl Case<'_> {
             assert!((!self.view.settings.pause || by_hand) && !self.view.shutting_down && self.view.task.is_none());
             let cluster = record.timeline();
             match step {
-                PgStep::Promote { .. } => {
+                PgStep::Promote { timeline, .. } => {
                     let server = self.view.server.fresh().expect("a promotion needs a server that answers");
+                    let reserved = record.reserved.as_ref().expect("a number of its own");
+                    assert!(server.timeline < *timeline && cluster < *timeline && reserved.value.timeline == *timeline);
+                    assert!(permit.term.0 <= reserved.mod_revision, "the number was another leadership's");
                     assert!(server.in_recovery && cluster <= server.timeline);
                 }
                 _ => {
@@ -365,7 +375,7 @@ impl Case<'_> {
     }
 
     fn the_key_is_taken_with_open_eyes(&self) {
-        if !self.record.contains(&&RecordStep::TakeLeader) {
+        if !self.record.iter().any(|step| matches!(step, RecordStep::TakeLeader { .. })) {
             return;
         }
         let view = self.view;
@@ -378,7 +388,7 @@ impl Case<'_> {
 
     /// Nobody takes the key who may lack an acknowledged commit, unless a person said so.
     fn the_key_is_taken_by_whoever_has_every_commit(&self) {
-        if !self.record.contains(&&RecordStep::TakeLeader) {
+        if !self.record.iter().any(|step| matches!(step, RecordStep::TakeLeader { .. })) {
             return;
         }
         let (view, me) = (self.view, &self.view.me);

@@ -29,8 +29,6 @@ pub struct Watched {
     pub compared: Option<i64>,
     /// The term that a person has forced.
     pub forced: Option<i64>,
-    /// Two promotions have led to the same timeline number: see decision record 0011.
-    pub twins: bool,
     /// From here on nothing may disturb PostgreSQL (P4, P8).
     pub settled: bool,
 }
@@ -44,7 +42,6 @@ impl Watched {
             planned: None,
             compared: None,
             forced: None,
-            twins: false,
             settled: false,
         }
     }

@@ -35,7 +35,7 @@ impl World {
         self.check_pause(node, decision, steps);
         let now = self.nodes[node].clock.at(self.now);
         for step in steps {
-            let Step::Pg(PgStep::Promote { permit } | PgStep::StartPrimary { permit }) = step else { continue };
+            let Step::Pg(PgStep::Promote { permit, .. } | PgStep::StartPrimary { permit }) = step else { continue };
             let owner = *self.watched.terms.entry(permit.term.0).or_insert(node);
             if owner != node {
                 let why = format!("told to lead in term {}, which is {}'s", permit.term, self.nodes[owner].name);
