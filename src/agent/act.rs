@@ -26,7 +26,9 @@ use crate::ha::step::BY_HAND;
 use crate::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, TaskKind, TaskView};
 use crate::ha::{ClusterView, PgStep, RecordStep, Step, names_to_start_with};
 use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
-use crate::postgres::{ConfigureOutcome, Credentials, Follow, Instance, MovedAs, Needs, Progress, ServerSettings};
+use crate::postgres::{
+    ConfigureOutcome, Credentials, Follow, GivenUp, Instance, MovedAs, Needs, Progress, ServerSettings,
+};
 use crate::raft::Store;
 use crate::telemetry::clock;
 use crate::types::{LeaderPermit, LeaseId, NodeName, StopMode, Term, TimelineId};
@@ -81,7 +83,7 @@ pub struct Task {
     /// How far it is.
     pub progress: watch::Receiver<Progress>,
     cancel: CancellationToken,
-    result: tokio::task::JoinHandle<Result<(), crate::postgres::Error>>,
+    result: tokio::task::JoinHandle<Result<Option<GivenUp>, crate::postgres::Error>>,
 }
 
 /// What a plan came to.
@@ -123,6 +125,8 @@ pub struct Actor {
     pub follows_outside: bool,
     /// Logical slots of the leader, to be put in place while PostgreSQL does not run.
     pub slot_files: std::collections::BTreeMap<String, Vec<u8>>,
+    /// What the rewind that has just ended gave up.
+    pub given_up: Option<GivenUp>,
     /// What the operator has run before a promotion and before a stop.
     pub hooks: CallbacksConfig,
     /// What the operator has run on the first primary.
@@ -552,14 +556,14 @@ impl Actor {
         let result = tokio::spawn(async move {
             match (kind, source) {
                 (TaskKind::Initdb, _) => match &instance.config().restore {
-                    Some(restore) => instance.restore(restore, &credentials, &token).await.map(|_| ()),
-                    None => instance.initdb(&credentials, &token).await.map(|_| ()),
+                    Some(restore) => instance.restore(restore, &credentials, &token).await.map(|_| None),
+                    None => instance.initdb(&credentials, &token).await.map(|_| None),
                 },
                 (TaskKind::BaseBackup, Some(source)) => {
-                    instance.copy(&source, &credentials, plainly, &progress_tx, &token).await
+                    instance.copy(&source, &credentials, plainly, &progress_tx, &token).await.map(|()| None)
                 }
                 (TaskKind::Rewind, Some(source)) => instance.rewind(&source, &credentials, &progress_tx, &token).await,
-                (TaskKind::BaseBackup | TaskKind::Rewind, None) => Ok(()),
+                (TaskKind::BaseBackup | TaskKind::Rewind, None) => Ok(None),
             }
         });
         let from = match from {
@@ -604,8 +608,9 @@ impl Actor {
         let kind = task.view.kind;
         let took_ms = u64::try_from(clock::now().since(task.view.since).as_millis()).unwrap_or(u64::MAX);
         match task.result.await {
-            Ok(Ok(())) => {
+            Ok(Ok(given_up)) => {
                 info!(?kind, took_ms, "long task done");
+                self.given_up = given_up;
                 memory.failed_tasks = Attempts::default();
                 // What was fetched for the data before is not for this.
                 self.slot_files.clear();

@@ -17,6 +17,7 @@ use crate::cluster::changes::{self, ChangeKind, ChangeRecord, EndedRecord, Loss,
 use crate::cluster::{ClusterRecord, Key, KeySpace};
 use crate::ha::view::{ControlState, DataDirView, ProcessView};
 use crate::ha::{Action, ClusterView, Decision, Reason};
+use crate::postgres::GivenUp;
 use crate::raft::Store;
 use crate::types::{Lsn, Mono, NodeName, TimelineId, WallTime};
 
@@ -336,6 +337,13 @@ impl Chronicle {
             reference: back.shared,
             loss: back.loss,
         });
+    }
+
+    /// What a rewind has found that it gives up.
+    pub fn gave_up(&mut self, found: Option<GivenUp>) {
+        let (Some(GivenUp { shared, ours }), Some(back)) = (found, &mut self.back) else { return };
+        back.loss = Loss::GivenUp { bytes: ours.ahead_of(shared).0 };
+        (back.ours, back.shared) = (Some(ours), Some(shared));
     }
 
     fn add(&mut self, entry: ChangeRecord) {

@@ -103,6 +103,7 @@ impl Agent {
                 // The data is another's now: what was seen of the old says nothing.
                 self.observer.data_dir = None;
                 self.observer.newest_timeline = None;
+                self.chronicle.gave_up(self.actor.given_up.take());
             }
             let (view, decision) = self.tick(&mut memory, &mut settings).await;
             if decision.action == Action::Exit {

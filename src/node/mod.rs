@@ -268,6 +268,7 @@ async fn run_agent(
             follows: None,
             follows_outside: false,
             slot_files: std::collections::BTreeMap::new(),
+            given_up: None,
             hooks: pg.callbacks.clone(),
             post_bootstrap: config.bootstrap.post_bootstrap.clone(),
             names: None,

@@ -67,6 +67,7 @@ pub use error::{Error, NotAccepting, StatusError};
 pub use methods::{Method, Restore};
 pub use remote::RemoteState;
 pub use replication::SlotChanges;
+pub use rewind::GivenUp;
 pub use settings::RefusedSetting;
 pub use start::StartSpec;
 pub use status::{PendingRestart, PrimaryPositions, ReplicaState, Slot, SqlRole, SqlStatus, WalReceiver, WalSender};

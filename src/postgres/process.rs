@@ -23,6 +23,8 @@ pub(super) const QUICK: Duration = Duration::from_secs(15);
 const GRACE: Duration = Duration::from_secs(3);
 /// How much of the output is kept, per stream.
 const KEEP_OUTPUT: usize = 1 << 20;
+/// Bytes that a tool's last line may have.
+const KEEP_TAIL: usize = 16 << 10;
 /// How many lines of error output are kept for a message.
 const KEEP_LINES: usize = 12;
 
@@ -105,8 +107,9 @@ impl<'a> Tool<'a> {
         let stdout = running.child.stdout.take();
         let stderr = running.child.stderr.take();
         let work = async {
-            let (out, err, status) = tokio::join!(read_some(stdout), read_some(stderr), running.child.wait());
-            status.map(|status| Finished { status, stdout: out, stderr: err })
+            let (out, err, status) = tokio::join!(read_ends(stdout), read_some(stderr), running.child.wait());
+            let (stdout, last_line) = out;
+            status.map(|status| Finished { status, stdout, stderr: err, last_line })
         };
         let result = tokio::time::timeout(limit, work).await;
         match result {
@@ -178,7 +181,10 @@ impl<'a> Tool<'a> {
 /// A tool that has ended.
 pub(super) struct Finished {
     pub status: ExitStatus,
+    /// Its beginning.
     pub stdout: String,
+    /// Its last line, however long it was.
+    pub last_line: Option<String>,
     pub stderr: String,
 }
 
@@ -280,15 +286,24 @@ fn become_user(command: &mut Command, user: &OsUser) {
 }
 
 async fn read_some(stream: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut stream) = stream else { return String::new() };
+    read_ends(stream).await.0
+}
+
+/// The beginning, and the last whole line.
+async fn read_ends(stream: Option<impl AsyncRead + Unpin>) -> (String, Option<String>) {
+    let Some(mut stream) = stream else { return (String::new(), None) };
     let mut kept = Vec::new();
+    let mut tail = Vec::new();
     let mut chunk = [0_u8; 8192];
     // Reads to the end so that the tool never blocks, keeps the beginning.
     while let Ok(read @ 1..) = stream.read(&mut chunk).await {
         let room = KEEP_OUTPUT.saturating_sub(kept.len()).min(read);
         kept.extend_from_slice(&chunk[..room]);
+        tail.extend_from_slice(&chunk[..read]);
+        tail.drain(..tail.len().saturating_sub(KEEP_TAIL));
     }
-    String::from_utf8_lossy(&kept).into_owned()
+    let last = String::from_utf8_lossy(&tail).lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned);
+    (String::from_utf8_lossy(&kept).into_owned(), last)
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -25,6 +25,8 @@ use super::unfinished::{Operation, Unfinished};
 use super::{Instance, RemoteState, check_same_cluster};
 use crate::types::Lsn;
 
+/// Limit for reading what a rewind gives up, which is for people.
+const END_OF_WAL_LIMIT: Duration = Duration::from_secs(20);
 /// Limit for archiving one segment.
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(120);
 /// Files up to this size at the top of the data directory are kept over a rewind.
@@ -44,10 +46,20 @@ const NOT_OWN: [&str; 11] = [
     "tablespace_map.old",
 ];
 
+/// WAL that this node had and the cluster does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Where the cluster's history leaves this node's.
+    pub shared: Lsn,
+    /// Where this node's WAL ended.
+    pub ours: Lsn,
+}
+
 impl Instance {
     /// Rewinds the stopped data directory to `from`'s history; afterwards it starts as a standby.
     ///
     /// An unclean stop is allowed: pg_rewind lets PostgreSQL recover first. Not so over an unfinished base backup.
+    /// Returns what the rewind gives up, where the end of the WAL could be read.
     ///
     /// # Errors
     /// `RewindRefused`, `SystemIdDiffers`: rebuild. `UpstreamNotReady`, `Sql`, `ArchiveReadyWal`: nothing was
@@ -58,12 +70,13 @@ impl Instance {
         credentials: &Credentials,
         progress: &watch::Sender<Progress>,
         cancel: &CancellationToken,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<GivenUp>, Error> {
         progress.send_replace(Progress::default());
         self.set_credentials(credentials);
         self.prepare_places(credentials)?;
         let data_dir = &self.config.data_dir;
-        self.check_target_and_source(from).await?;
+        // Now: pg_rewind lets PostgreSQL recover, which writes more.
+        let given_up = self.check_target_and_source(from).await?;
         self.archive_ready_wal().await?;
         let restore = self.configured_value("restore_command").await?;
         let own_files = OwnFiles::read(data_dir)?;
@@ -100,11 +113,12 @@ impl Instance {
         progress.send_modify(|p| p.stage = Stage::Finishing);
         own_files.write_back(self)?;
         write_standby_signal(data_dir, &self.user)?;
-        Unfinished::remove(data_dir)
+        Unfinished::remove(data_dir)?;
+        Ok(given_up)
     }
 
     /// The directory must be whole, stopped, of a kind that pg_rewind can work on, and of the source's cluster.
-    async fn check_target_and_source(&self, from: &Upstream) -> Result<(), Error> {
+    async fn check_target_and_source(&self, from: &Upstream) -> Result<Option<GivenUp>, Error> {
         let state = self.inspect().await;
         let DataDir::Present(present) = &state else { return Err(self.not_usable("rewind", &state)) };
         if let Some(pid) = present.postmaster_pid {
@@ -124,7 +138,32 @@ impl Instance {
         }
         let remote = self.remote_state(from).await?;
         check_same_cluster("rewind", from, present.system_id, remote.system_id)?;
-        self.check_source(from, &remote)
+        self.check_source(from, &remote)?;
+        let shared = remote.history.as_ref().and_then(|history| history.switchpoint_of(present.control.timeline));
+        let Some(shared) = shared else { return Ok(None) };
+        Ok(self.end_of_wal(&present.control, shared).await.map(|ours| GivenUp { shared, ours }))
+    }
+
+    /// Where the WAL ends that goes on from `shared`; none when that cannot be read, or not in time.
+    async fn end_of_wal(&self, control: &ControlData, shared: Lsn) -> Option<Lsn> {
+        let program = self.binaries.program("pg_waldump");
+        let tool = Tool::new(&program, &self.user)
+            .arg("-p")
+            .arg(self.config.data_dir.join("pg_wal"))
+            .arg("-t")
+            .arg(control.timeline.to_string())
+            .arg("-s")
+            .arg(shared.to_string());
+        // It ends with an error where the WAL does: the last record that it prints is what counts.
+        let finished = tool.finish(END_OF_WAL_LIMIT).await.ok()?;
+        match finished.last_line.as_deref() {
+            None if finished.stderr.contains("could not find a valid record") => Some(shared),
+            None => None,
+            Some(line) => {
+                let start = record_start(line)?;
+                Some(end_position(start, record_length(line)?, control.wal_block_size, control.wal_segment_size))
+            }
+        }
     }
 
     /// pg_rewind reads the source's timeline from its control file, which learns it with the first checkpoint.
@@ -272,6 +311,12 @@ pub(super) async fn end_of_record(instance: &Instance, control: &ControlData) ->
 fn record_length(text: &str) -> Option<u64> {
     let (_, rest) = text.split_once("len (rec/tot):")?;
     rest.split(',').next()?.split('/').nth(1)?.trim().parse().ok()
+}
+
+/// Reads the position from `…, lsn: 0/03000148, prev …`.
+fn record_start(text: &str) -> Option<Lsn> {
+    let (_, rest) = text.split_once("lsn:")?;
+    rest.split(',').next()?.trim().parse().ok()
 }
 
 /// Adds a record's length, the headers of the pages that it crosses, and the padding to eight bytes.

@@ -235,3 +235,60 @@ fn the_mode_changes_at_run_time_and_a_chosen_standby_succeeds() {
     assert!(observe::is_healthy(&cluster.seen()));
     LogGate::new().allow("*", CUT_OFF).check(&cluster);
 }
+
+/// What is lost without synchronous replication is said, in bytes; and it is what the clients miss.
+#[test]
+fn without_synchronous_replication_the_loss_that_is_told_is_the_one_there_is() {
+    let mut cluster = Cluster::boot("async-loss");
+    patch_config(&cluster, &json!({"synchronous_mode": "off"}));
+    let old = cluster.expect_primary();
+    cluster.until("commits wait for nobody", LIMIT, |c| {
+        c.sql(&old, "show synchronous_standby_names").is_ok_and(|names| names == [""])
+            && published(c, &old, "cluster/sync/leader").is_null()
+    });
+    let ledger = Ledger::start_with(&cluster, &old, WRITERS - 1);
+    ledger.until_more(&cluster, STEADY);
+    close_the_door(&cluster, &old);
+    cluster.until("nobody receives", LIMIT, |c| {
+        c.sql(&old, "select count(*) from pg_stat_replication").is_ok_and(|rows| rows == ["0"])
+    });
+    ledger.until_more(&cluster, STEADY * 4);
+    // Each of those was acknowledged before this position was written, and after nobody received any more.
+    let position = |c: &Cluster, node: &str| -> u64 {
+        c.sql(node, "select pg_current_wal_insert_lsn() - '0/0'").expect("its position")[0].parse().expect("a number")
+    };
+    let promised = position(&cluster, &old);
+    let from = now();
+    cluster.kill_node(&old);
+    cluster.until("another node writes", LIMIT, |_| ledger.successor(&old, from).is_some());
+    let new = ledger.successor(&old, from).expect("it has just been there");
+    // That nobody may log in was the last thing that was received.
+    open_the_door(&cluster, &new);
+    ledger.until_more(&cluster, STEADY);
+    cluster.start_agent(&old);
+    cluster.until_replica(&old);
+    cluster.until_healthy();
+    let report = ledger.finish(&cluster);
+    let rows = u64::try_from(report.lost.len()).expect("few");
+
+    let entries = || {
+        let shown = rest::get(cluster.node(&new).rest, "/timeline", LIMIT).expect("an answer");
+        serde_json::from_str::<Vec<Value>>(&shown.body).expect("a list")
+    };
+    let of_kind = |kind: &str| entries().into_iter().rev().find(|entry| entry["kind"] == kind).unwrap_or_default();
+    cluster.until("its return is in the timeline", LIMIT, |_| of_kind("rejoin")["node"] == json!(old));
+    let (failover, rejoin) = (of_kind("failover"), of_kind("rejoin"));
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{failover} {rejoin}"));
+    let at_least = number(&failover["loss"]["at_least"]["bytes"]);
+    let given_up = number(&rejoin["loss"]["given_up"]["bytes"]);
+    let (ours, shared) = (number(&rejoin["position"]), number(&rejoin["reference"]));
+    measured(&format!("async loss: {rows} rows lost; told: at least {at_least} bytes, then {given_up} bytes given up"));
+    assert!(u64::try_from(STEADY * 4).expect("few") <= rows, "{rows} rows");
+    assert_eq!(given_up, ours - shared);
+    assert!(at_least <= given_up, "{failover} {rejoin}");
+    // All that was promised is counted, and not much besides: what came while the node was being killed.
+    assert!(shared < promised && promised <= ours, "{promised} {rejoin}");
+    // An inserted row and its commit are 64 and 34 bytes of WAL; a page's first change and a checkpoint's records add some.
+    assert!((90..1000).contains(&(given_up / rows)), "{given_up} bytes for {rows} rows");
+    LogGate::new().allow("*", CUT_OFF).check(&cluster);
+}

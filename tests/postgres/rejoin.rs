@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use howdah::postgres::{ControlState, Credentials, DataDir, Error, Progress, SqlRole, Stage};
-use howdah::types::{StopMode, TimelineId};
+use howdah::types::{Lsn, StopMode, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::fixture::{Node, is_streaming, test_directory};
 
 /// Two nodes whose histories have parted: n1 wrote more after n2 was promoted.
-async fn diverged(dir: &std::path::Path, credentials: &Credentials, end: StopMode) -> (Node, Node) {
+async fn diverged(dir: &std::path::Path, credentials: &Credentials, end: StopMode) -> (Node, Node, Lsn) {
     let mut old = Node::primary(dir, "n1", credentials).await;
     old.psql("CREATE TABLE t AS SELECT generate_series(1, 10) AS i").await;
     let new = Node::standby(dir, "n2", &old, credentials).await;
@@ -22,30 +22,31 @@ async fn diverged(dir: &std::path::Path, credentials: &Credentials, end: StopMod
     old.psql("INSERT INTO t SELECT generate_series(11, 500)").await;
     old.psql("CREATE TABLE only_here (i int)").await;
     new.psql("INSERT INTO t VALUES (-1)").await;
+    let written = old.instance.status().await.expect("status").position();
     old.stop(end).await;
-    (old, new)
+    (old, new, written)
 }
 
 #[tokio::test]
 async fn a_diverged_primary_is_rewound_and_streams() {
     let dir = test_directory();
     let credentials = Credentials::generate();
-    let (mut old, new) = diverged(dir.path(), &credentials, StopMode::Fast).await;
-    rejoin(&mut old, &new, &credentials).await;
+    let (mut old, new, written) = diverged(dir.path(), &credentials, StopMode::Fast).await;
+    rejoin(&mut old, &new, written, &credentials).await;
 }
 
 #[tokio::test]
 async fn a_crashed_primary_is_rewound_and_streams() {
     let dir = test_directory();
     let credentials = Credentials::generate();
-    let (mut old, new) = diverged(dir.path(), &credentials, StopMode::Immediate).await;
+    let (mut old, new, written) = diverged(dir.path(), &credentials, StopMode::Immediate).await;
     assert_eq!(old.control_state().await, ControlState::InProduction);
     // As the agent leaves it: every boot is as a standby.
     old.instance.prepare_standby().expect("prepare");
-    rejoin(&mut old, &new, &credentials).await;
+    rejoin(&mut old, &new, written, &credentials).await;
 }
 
-async fn rejoin(old: &mut Node, new: &Node, credentials: &Credentials) {
+async fn rejoin(old: &mut Node, new: &Node, written: Lsn, credentials: &Credentials) {
     new.instance.checkpoint(Duration::from_secs(30)).await.expect("checkpoint");
     let upstream = new.as_upstream("n1");
     let remote = old.instance.remote_state(&upstream).await.expect("remote");
@@ -59,7 +60,10 @@ async fn rejoin(old: &mut Node, new: &Node, credentials: &Credentials) {
 
     fs::write(old.data_dir().join("server.key"), "n1's own").expect("own file");
     let (progress, seen) = watch::channel(Progress::default());
-    old.instance.rewind(&upstream, credentials, &progress, &CancellationToken::new()).await.expect("rewind");
+    let given_up = old.instance.rewind(&upstream, credentials, &progress, &CancellationToken::new()).await;
+    let given_up = given_up.expect("rewind").expect("the end of its WAL can be read");
+    assert_eq!(Some(given_up.shared), history.switchpoint_of(TimelineId(1)));
+    assert!(given_up.shared < given_up.ours && written <= given_up.ours, "{given_up:?}, {written} was written");
     assert_eq!(seen.borrow().stage, Stage::Finishing);
     let present = old.present().await;
     assert!(present.standby_signal);
@@ -144,7 +148,7 @@ async fn a_rewind_waits_for_the_checkpoint_after_a_promotion() {
 async fn a_rewind_refuses_strangers_and_running_servers() {
     let dir = test_directory();
     let credentials = Credentials::generate();
-    let (old, new) = diverged(dir.path(), &credentials, StopMode::Fast).await;
+    let (old, new, _) = diverged(dir.path(), &credentials, StopMode::Fast).await;
     let (progress, _) = watch::channel(Progress::default());
     let cancel = CancellationToken::new();
     let stranger = Node::primary(dir.path(), "n3", &credentials).await;
@@ -159,7 +163,7 @@ async fn a_rewind_refuses_strangers_and_running_servers() {
 async fn a_broken_rewind_leaves_an_incomplete_directory() {
     let dir = test_directory();
     let credentials = Credentials::generate();
-    let (old, new) = diverged(dir.path(), &credentials, StopMode::Fast).await;
+    let (old, new, _) = diverged(dir.path(), &credentials, StopMode::Fast).await;
     new.instance.checkpoint(Duration::from_secs(30)).await.expect("checkpoint");
     // Without the WAL that both share pg_rewind cannot find where they parted.
     for entry in fs::read_dir(old.data_dir().join("pg_wal")).expect("list").flatten() {
@@ -178,7 +182,7 @@ async fn a_broken_rewind_leaves_an_incomplete_directory() {
 async fn wal_that_only_the_old_primary_has_is_archived_first() {
     let dir = test_directory();
     let credentials = Credentials::generate();
-    let (old, new) = diverged(dir.path(), &credentials, StopMode::Fast).await;
+    let (old, new, _) = diverged(dir.path(), &credentials, StopMode::Fast).await;
     new.instance.checkpoint(Duration::from_secs(30)).await.expect("checkpoint");
     let archive = dir.path().join("n1").join("archive");
     let archive_mode = |command: &str| {

@@ -267,3 +267,29 @@ fn who_comes_back_says_what_it_gave_up() {
     scene.hold();
     assert!(scene.chronicle.due.is_empty(), "once");
 }
+
+#[test]
+fn who_crashed_and_comes_back_says_what_its_wal_had() {
+    let mut scene = Scene::new();
+    scene.leads("n1", 40);
+    let (process, server) = (scene.view.process, scene.view.server.clone());
+    let reason = Reason::RewindAfterCrash { leader: name("n1"), timeline: TimelineId(1) };
+    for (found, loss) in [
+        (None, Loss::Unknown),
+        (Some(GivenUp { shared: Lsn(0x4800), ours: Lsn(0x4900) }), Loss::GivenUp { bytes: 0x100 }),
+    ] {
+        scene.view.process = ProcessView::Absent { crashed: true };
+        scene.view.server = Fact::unknown("PostgreSQL does not run");
+        scene.tick(Action::Rewind { from: name("n1") }, reason.clone());
+        scene.chronicle.gave_up(found);
+        (scene.view.process, scene.view.server) = (process, server.clone());
+        scene.hold();
+        let entry = scene.entry();
+        assert_eq!((entry.kind, entry.loss), (ChangeKind::Rejoin, loss));
+        assert_eq!(
+            entry.position,
+            Some(found.map_or(Lsn(0x4000), |found| found.ours)),
+            "the control file's word at least"
+        );
+    }
+}
