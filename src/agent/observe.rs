@@ -22,7 +22,7 @@ use crate::types::{Fact, Lsn, Mono, NodeName, TimelineId, WalBytes};
 
 use super::local::Place;
 use super::lock::{Lock, LockState};
-use super::peers::Peers;
+use super::peers::{Peers, patience};
 
 /// A record confirmed this recently counts as current; twice the loop's heartbeat if that is longer.
 const RECORD_FRESH: Duration = Duration::from_secs(3);
@@ -112,7 +112,11 @@ impl Observer {
         let data_dir = self.data_dir.clone().unwrap_or(DataDirView::Empty);
         let now = clock::now();
         remember(&record, &server, now, &mut self.last_received, &mut memory);
-        let peers = self.ask_peers(&record, &process, &server, &memory, shutting_down).await;
+        let peers = if peers_matter(&record, &self.me, &process, &server, &memory, shutting_down) {
+            self.ask_peers(&record, patience(settings.retry_timeout)).await
+        } else {
+            BTreeMap::new()
+        };
         let now = clock::now();
         let (loop_wait, mut settings) = (settings.loop_wait, rules(&settings, &self.place));
         // Who has no data creates none where a database exists.
@@ -187,17 +191,11 @@ impl Observer {
     async fn ask_peers(
         &self,
         record: &ClusterRecord,
-        process: &ProcessView,
-        server: &Fact<ServerView>,
-        memory: &Memory,
-        shutting_down: bool,
+        patience: Duration,
     ) -> BTreeMap<NodeName, Fact<crate::ha::view::PeerView>> {
-        if peers_matter(record, &self.me, process, server, memory, shutting_down) {
-            let members = record.members.iter().filter(|(name, _)| **name != self.me);
-            let addresses = members.filter_map(|(name, m)| Some((name.clone(), m.value.api_address()?))).collect();
-            return self.peers.ask(addresses).await;
-        }
-        BTreeMap::new()
+        let members = record.members.iter().filter(|(name, _)| **name != self.me);
+        let addresses = members.filter_map(|(name, m)| Some((name.clone(), m.value.api_address()?))).collect();
+        self.peers.ask(addresses, patience).await
     }
 }
 

@@ -17,8 +17,20 @@ use crate::ha::view::PeerView;
 use crate::tls::Dialer;
 use crate::types::{Fact, Lsn, NodeName, TimelineId};
 
-/// A member that has not answered by then is taken as unreachable.
+/// A member that has not answered by then is taken as unreachable: with the default `retry_timeout`, or a shorter one.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+/// So many questions fit into `retry_timeout`. Members that are far apart need more than [`PATIENCE`] for a connection and
+/// an answer, and would fail over never; where all are near, a dead one must not hold up a race for longer.
+const QUESTIONS: u32 = 5;
+
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a member may take to answer.
+pub fn patience(retry_timeout: Duration) -> Duration {
+    PATIENCE.max(retry_timeout / QUESTIONS)
+}
 
 /// Asked again then, on another connection: TCP repeats the first packet of a connection only after a second, and a member
 /// that seems silent counts for nothing in a race.
@@ -62,7 +74,8 @@ pub struct Peers {
 impl Peers {
     /// A client without connections yet, that connects by `dialer`.
     pub fn new(dialer: Dialer) -> Self {
-        let dialer = dialer.within(PATIENCE);
+        // Each question has its own patience; no connection is given more than any of them.
+        let dialer = dialer.within(CONNECT);
         let scheme = if dialer.is_secure() { "https" } else { "http" };
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(1)
@@ -72,9 +85,13 @@ impl Peers {
     }
 
     /// Asks all of `addresses` at once. Every one gets an entry; silence is `Unknown` with its cause.
-    pub async fn ask(&self, addresses: BTreeMap<NodeName, String>) -> BTreeMap<NodeName, Fact<PeerView>> {
+    pub async fn ask(
+        &self,
+        addresses: BTreeMap<NodeName, String>,
+        patience: Duration,
+    ) -> BTreeMap<NodeName, Fact<PeerView>> {
         let questions = addresses.into_iter().map(|(name, address)| async move {
-            let answer = match tokio::time::timeout(PATIENCE, self.twice(&name, &address)).await {
+            let answer = match tokio::time::timeout(patience, self.twice(&name, &address)).await {
                 Ok(Ok(position)) => Fact::Fresh(PeerView {
                     writable: position.writable,
                     promotable: position.promotable,
@@ -84,7 +101,7 @@ impl Peers {
                     receiving: position.receiving,
                 }),
                 Ok(Err(why)) => Fact::unknown(why),
-                Err(_) => Fact::unknown(format!("{address} did not answer within {} ms", PATIENCE.as_millis())),
+                Err(_) => Fact::unknown(format!("{address} did not answer within {} ms", patience.as_millis())),
             };
             (name, answer)
         });
@@ -119,5 +136,16 @@ impl Peers {
             return Err(format!("{address} is {}, not {name}", position.name));
         }
         Ok(position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_everything_more_time_gives_members_more_time_to_answer() {
+        let ms = Duration::from_millis;
+        assert_eq!([500, 2000, 5000, 10_000].map(|retry| patience(ms(retry))), [400, 400, 1000, 2000].map(ms));
     }
 }

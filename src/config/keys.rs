@@ -172,7 +172,12 @@ pub const NODE_KEYS: &[Key] = &[
         Example("127.0.0.1:8008"),
         "Where the other members reach this node. Default: this node's entry in members, else restapi.connect_address.",
     ),
-    key("raft.heartbeat", Duration, Default("100ms"), "How often the store's leader shows that it lives."),
+    key(
+        "raft.heartbeat",
+        Duration,
+        Default("100ms"),
+        "How often the store's leader shows that it lives. Longer than a round trip between members: an answer that is not back by then does not count.",
+    ),
     key(
         "raft.election_timeout",
         Text,
@@ -648,7 +653,7 @@ pub const CLUSTER_KEYS: &[Key] = &[
         "retry_timeout",
         Duration,
         Default("2"),
-        "How long a failing operation on the store or on PostgreSQL is retried. At least 0.2 s (rule C4).",
+        "How long a failing operation on the store or on PostgreSQL is retried. In a race for the lead a member has a fifth of it, at least 0.4 s, to answer. At least 0.2 s (rule C4).",
     ),
     key(
         "maximum_lag_on_failover",

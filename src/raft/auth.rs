@@ -32,8 +32,8 @@ use super::identity::{Identity, show};
 use super::wire::{Class, Frame, Kind, MAX_FRAME, MAX_GREETING, framing};
 use crate::telemetry::redact::Secret;
 
-/// The whole handshake must be done in this time.
-pub const TIMEOUT: Duration = Duration::from_secs(1);
+/// The whole handshake must be done in this time: three round trips, of members that are 400 ms apart and more.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// This node, as it presents itself.
 #[derive(Debug, Clone)]

@@ -35,8 +35,9 @@ use super::types::{Membership, Vote};
 use super::wire::{Class, Request, Response};
 
 const QUEUE: usize = 4096;
-/// A round that a majority has not answered by then has failed; its requests may try again.
-const ROUND: Duration = Duration::from_millis(400);
+/// A round that a majority has not answered by then has failed; its requests may try again. A round trip to the far end
+/// of the world, and a lost packet sent again, are no failure: asking again would be no faster.
+const ROUND: Duration = Duration::from_millis(1000);
 
 /// Leadership, proven for a moment after the request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
