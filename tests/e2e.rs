@@ -11,12 +11,18 @@
 mod cluster;
 #[path = "e2e/dashboard.rs"]
 mod dashboard;
+#[cfg(target_os = "linux")]
+#[path = "e2e/disk.rs"]
+mod disk;
 #[path = "e2e/ledger.rs"]
 mod ledger;
 #[path = "e2e/log_gate.rs"]
 mod log_gate;
 #[path = "e2e/majors.rs"]
 mod majors;
+#[cfg(target_os = "linux")]
+#[path = "e2e/network.rs"]
+mod network;
 #[path = "e2e/observe.rs"]
 mod observe;
 #[path = "e2e/people.rs"]

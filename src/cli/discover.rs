@@ -147,8 +147,14 @@ mod tests {
         use crate::dev::layout::{ClusterFile, NodePorts};
         let directory = tempfile::tempdir().unwrap();
         assert!(from_dev_cluster(directory.path()).unwrap().is_none());
-        let node =
-            |name: &str, rest| NodePorts { name: name.to_owned(), rest, postgres: 5432, router: None, links: None };
+        let node = |name: &str, rest| NodePorts {
+            name: name.to_owned(),
+            rest,
+            postgres: 5432,
+            router: None,
+            links: None,
+            host: None,
+        };
         let nodes = vec![node("n1", 8008), node("n2", 8019)];
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
         Layout { dir: directory.path().to_owned(), file }.save().unwrap();

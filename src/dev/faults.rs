@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn each_fault_on_a_node_that_is_down_is_refused_and_says_so() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None, links: None }];
+        let nodes =
+            vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None, links: None, host: None }];
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
         let layout = Layout { dir: dir.path().to_owned(), file };
         type Fault = fn(&Layout, &str) -> anyhow::Result<ExitCode>;

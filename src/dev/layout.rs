@@ -30,7 +30,7 @@ pub struct ClusterFile {
     pub nodes: Vec<NodePorts>,
 }
 
-/// A node's name and its ports on loopback.
+/// A node's name and its ports.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePorts {
     /// `n1`, `n2`, ...
@@ -45,6 +45,16 @@ pub struct NodePorts {
     /// Ports through which the other nodes reach this one; none where they do it directly, and cannot be cut off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<LinkPorts>,
+    /// Its address; none for loopback, where all nodes of a development cluster are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Ipv4Addr>,
+}
+
+impl NodePorts {
+    /// Where its ports are.
+    pub fn address(&self) -> Ipv4Addr {
+        self.host.unwrap_or(Ipv4Addr::LOCALHOST)
+    }
 }
 
 /// The ports of a node's links.
@@ -145,14 +155,15 @@ impl Layout {
     /// A connection string through the routers of all nodes, one after the other: each leads to whoever may write. None
     /// without routers. It carries no password.
     pub fn router_uri(&self) -> Option<String> {
-        let ports = self.file.nodes.iter().filter_map(|node| node.router);
-        let hosts: Vec<String> = ports.map(|router| format!("127.0.0.1:{}", router.primary)).collect();
+        let routers = self.file.nodes.iter().filter_map(|node| Some((node.address(), node.router?.primary)));
+        let hosts: Vec<String> = routers.map(|(host, port)| format!("{host}:{port}")).collect();
         (!hosts.is_empty()).then(|| format!("postgresql://postgres@{}/postgres", hosts.join(",")))
     }
 
     /// A connection string that finds whichever node may write. It carries no password.
     pub fn write_uri(&self) -> String {
-        let hosts: Vec<String> = self.file.nodes.iter().map(|node| format!("127.0.0.1:{}", node.postgres)).collect();
+        let nodes = self.file.nodes.iter();
+        let hosts: Vec<String> = nodes.map(|node| format!("{}:{}", node.address(), node.postgres)).collect();
         format!("postgresql://postgres@{}/postgres?target_session_attrs=read-write", hosts.join(","))
     }
 }
@@ -194,8 +205,8 @@ impl NodePaths {
             agent_pid: dir.join("agent.pid"),
             raft: dir.join("raft"),
             data: dir.join("data"),
-            rest: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.rest)),
-            postgres: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.postgres)),
+            rest: SocketAddr::from((ports.address(), ports.rest)),
+            postgres: SocketAddr::from((ports.address(), ports.postgres)),
             router: ports.router,
             links: ports.links,
             dir,
@@ -250,7 +261,14 @@ mod tests {
 
     fn sample(dir: &Path) -> Layout {
         let nodes = (1..=3)
-            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None, links: None })
+            .map(|i| NodePorts {
+                name: format!("n{i}"),
+                rest: 8007 + i,
+                postgres: 5431 + i,
+                router: None,
+                links: None,
+                host: None,
+            })
             .collect();
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: Some("postgres".to_owned()), nodes };
         Layout { dir: dir.to_owned(), file }

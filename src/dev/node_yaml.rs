@@ -67,7 +67,7 @@ pub fn write_all(layout: &Layout, settings: &Settings) -> anyhow::Result<Passwor
         let routed = node.router.iter().flat_map(|router| [router.primary, router.replicas]);
         let linked = node.links.map(|links| links.postgres);
         for port in std::iter::once(node.postgres).chain(linked).chain(routed) {
-            let _ = writeln!(pgpass, "127.0.0.1:{port}:*:postgres:{}", passwords.superuser.expose());
+            let _ = writeln!(pgpass, "{}:{port}:*:postgres:{}", node.address(), passwords.superuser.expose());
         }
     }
     write_file(&layout.pgpass(), &pgpass, 0o600)?;
@@ -143,8 +143,8 @@ fn node_config(layout: &Layout, node: &NodePaths, settings: &Settings, passwords
     }
     let router = node.router.map(|router| {
         json!({
-            "listen": format!("127.0.0.1:{}", router.primary),
-            "listen_replicas": format!("127.0.0.1:{}", router.replicas),
+            "listen": format!("{}:{}", node.rest.ip(), router.primary),
+            "listen_replicas": format!("{}:{}", node.rest.ip(), router.replicas),
         })
     });
     json!({
@@ -184,7 +184,14 @@ mod tests {
 
     fn layout(dir: &Path, os_user: Option<&str>) -> Layout {
         let nodes = (1..=3)
-            .map(|i| NodePorts { name: format!("n{i}"), rest: 8007 + i, postgres: 5431 + i, router: None, links: None })
+            .map(|i| NodePorts {
+                name: format!("n{i}"),
+                rest: 8007 + i,
+                postgres: 5431 + i,
+                router: None,
+                links: None,
+                host: None,
+            })
             .collect();
         let os_user = os_user.map(str::to_owned);
         Layout { dir: dir.to_owned(), file: ClusterFile { format: 1, scope: "demo".to_owned(), os_user, nodes } }

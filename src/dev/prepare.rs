@@ -183,6 +183,7 @@ fn choose_ports(count: usize, is_free: impl Fn(u16) -> bool) -> anyhow::Result<(
             postgres,
             router: Some(RouterPorts { primary: *primary, replicas: *replicas }),
             links: linked.next(),
+            host: None,
         })
         .collect();
     Ok((nodes, notes))
@@ -221,7 +222,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let thief = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let port = thief.local_addr().expect("address").port();
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: port, postgres: 1, router: None, links: None }];
+        let nodes =
+            vec![NodePorts { name: "n1".to_owned(), rest: port, postgres: 1, router: None, links: None, host: None }];
         let layout = Layout {
             dir: dir.path().to_owned(),
             file: ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes },

@@ -286,7 +286,8 @@ mod tests {
     use std::process::{Child, Command};
 
     fn node(dir: &Path) -> NodePaths {
-        let nodes = vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None, links: None }];
+        let nodes =
+            vec![NodePorts { name: "n1".to_owned(), rest: 1, postgres: 2, router: None, links: None, host: None }];
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
         let node = Layout { dir: dir.to_owned(), file }.node("n1").expect("n1");
         std::fs::create_dir_all(&node.raft).expect("create");

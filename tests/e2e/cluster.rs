@@ -3,12 +3,15 @@
 //! temporary directory -> free ports -> the same files that `howdah dev` writes -> one agent per node.
 //! Dropped: every process of every node is killed. Failed: the data stays, and its path is printed.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use howdah::dev::layout::{ClusterFile, Layout, LinkPorts, NodePaths, NodePorts, RouterPorts};
@@ -35,6 +38,14 @@ const PORTS: std::ops::Range<u16> = 12_000..31_000;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// Where a node runs, when that is not simply here on loopback.
+pub trait Ground: fmt::Debug + Send + Sync {
+    /// The node's address.
+    fn address(&self) -> Ipv4Addr;
+    /// Takes the calling thread there; what it starts is there too.
+    fn enter(&self);
+}
+
 /// How a cluster is to be made.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -46,11 +57,16 @@ pub struct Options {
     pub bin_dir: Option<PathBuf>,
     /// The nodes reach each other through links, and can be cut off.
     pub links: bool,
+    /// Where each node runs; none where all run here.
+    pub grounds: Vec<Arc<dyn Ground>>,
+    /// What is started as the agent; none for the binary under test itself.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, settings: Settings::default(), bin_dir: None, links: false }
+        let grounds = Vec::new();
+        Self { nodes: 3, settings: Settings::default(), bin_dir: None, links: false, grounds, program: None }
     }
 }
 
@@ -70,9 +86,13 @@ pub struct Cluster {
     pub boot: BootTimes,
     pub user: Option<OsUser>,
     bin_dir: Option<PathBuf>,
+    grounds: Vec<Arc<dyn Ground>>,
+    program: PathBuf,
     agents: BTreeMap<String, Child>,
     linking: Option<Child>,
     runtime: tokio::runtime::Runtime,
+    // Before the directory: what lies in it goes first.
+    belongings: Vec<Box<dyn Any + Send>>,
     directory: Option<tempfile::TempDir>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -86,17 +106,23 @@ impl Cluster {
     /// Boots a cluster and waits until all nodes are healthy.
     pub fn boot_with(title: &str, options: &Options) -> Self {
         let mut cluster = Self::prepare(title, options);
-        let started = clock::now();
-        for name in cluster.names() {
-            cluster.start_agent(&name);
-        }
-        cluster.until("the first write is committed", LIMIT, |c| c.write_once());
-        cluster.boot.first_write = clock::now().since(started);
-        cluster.until_healthy();
-        cluster.boot.healthy = clock::now().since(started);
-        let BootTimes { first_write, healthy } = cluster.boot;
-        measured(&format!("{title}: boot: first write {first_write:.2?}, all nodes healthy {healthy:.2?}"));
+        cluster.start();
         cluster
+    }
+
+    /// Starts every agent and waits until all nodes are healthy.
+    pub fn start(&mut self) {
+        let started = clock::now();
+        for name in self.names() {
+            self.start_agent(&name);
+        }
+        self.until("the first write is committed", LIMIT, |c| c.write_once());
+        self.boot.first_write = clock::now().since(started);
+        self.until_healthy();
+        self.boot.healthy = clock::now().since(started);
+        let BootTimes { first_write, healthy } = self.boot;
+        let title = &self.layout.file.scope;
+        measured(&format!("{title}: boot: first write {first_write:.2?}, all nodes healthy {healthy:.2?}"));
     }
 
     /// Writes a cluster's files and starts nothing.
@@ -121,15 +147,26 @@ impl Cluster {
         let passwords = node_yaml::write_all(&layout, &options.settings).expect("the nodes' configuration");
         let bin_dir = options.bin_dir.clone();
         for node in layout.nodes().iter().filter(|_| bin_dir.is_some()) {
-            let text = std::fs::read_to_string(&node.yaml).expect("written a moment ago");
-            let mut tree: serde_json::Value = serde_yaml_ng::from_str(&text).expect("valid");
-            tree["postgresql"]["bin_dir"] = serde_json::json!(bin_dir);
-            std::fs::write(&node.yaml, tree.to_string()).expect("writable");
+            edit_yaml(node, |tree| tree["postgresql"]["bin_dir"] = serde_json::json!(bin_dir));
         }
         let linking = links::ensure(Path::new(HOWDAH), &layout).expect("the links");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (agents, directory, boot) = (BTreeMap::new(), Some(directory), BootTimes::default());
-        Self { layout, passwords, boot, user, bin_dir, agents, linking, runtime, directory, _turn: turn }
+        Self {
+            layout,
+            passwords,
+            boot,
+            user,
+            bin_dir,
+            grounds: options.grounds.clone(),
+            program: options.program.clone().unwrap_or_else(|| PathBuf::from(HOWDAH)),
+            agents,
+            linking,
+            runtime,
+            belongings: Vec::new(),
+            directory,
+            _turn: turn,
+        }
     }
 
     /// The nodes' names, in order.
@@ -197,8 +234,36 @@ impl Cluster {
     /// Starts a node's agent, as a person or systemd would.
     pub fn start_agent(&mut self, name: &str) {
         self.reap();
-        let (child, _) = agent_process::spawn(Path::new(HOWDAH), &self.node(name)).expect("start the agent");
+        let node = self.node(name);
+        let place = self.layout.file.nodes.iter().position(|other| other.name == name).expect("a node of this cluster");
+        let ground = self.grounds.get(place).cloned();
+        let program = &self.program;
+        // In a thread of its own, because there is no way back from other ground.
+        let started = std::thread::scope(|scope| {
+            let work = scope.spawn(move || {
+                ground.iter().for_each(|ground| ground.enter());
+                agent_process::spawn(program, &node)
+            });
+            work.join().expect("starting does not panic")
+        });
+        let (child, _) = started.expect("start the agent");
         self.agents.insert(name.to_owned(), child);
+    }
+
+    /// Whether the node's agent, started from here, has not ended.
+    pub fn agent_lives(&mut self, name: &str) -> bool {
+        self.reap();
+        self.agents.contains_key(name)
+    }
+
+    /// Changes a node's configuration before its agent is started.
+    pub fn edit_yaml(&self, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
+        edit_yaml(&self.node(name), change);
+    }
+
+    /// Takes something over that must outlive the nodes' processes, but not the directory.
+    pub fn take_over(&mut self, belonging: impl Any + Send) {
+        self.belongings.push(Box::new(belonging));
     }
 
     /// Sends a signal to a node's agent alone.
@@ -365,6 +430,13 @@ impl Drop for Cluster {
     }
 }
 
+fn edit_yaml(node: &NodePaths, change: impl FnOnce(&mut serde_json::Value)) {
+    let text = std::fs::read_to_string(&node.yaml).expect("written a moment ago");
+    let mut tree: serde_json::Value = serde_yaml_ng::from_str(&text).expect("valid");
+    change(&mut tree);
+    std::fs::write(&node.yaml, tree.to_string()).expect("writable");
+}
+
 /// Names and free ports for the nodes.
 fn reserve(options: &Options) -> Vec<NodePorts> {
     let count = options.nodes;
@@ -379,6 +451,7 @@ fn reserve(options: &Options) -> Vec<NodePorts> {
             postgres: ports[i * 6 + 1],
             router: Some(RouterPorts { primary: ports[i * 6 + 2], replicas: ports[i * 6 + 3] }),
             links: options.links.then(|| LinkPorts { rest: ports[i * 6 + 4], postgres: ports[i * 6 + 5] }),
+            host: options.grounds.get(i).map(|ground| ground.address()),
         })
         .collect()
 }

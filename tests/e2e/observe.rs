@@ -130,6 +130,13 @@ pub fn timeline(seen: &[Seen]) -> Option<i64> {
     seen.iter().find(|node| node.name == primary).and_then(Seen::timeline)
 }
 
+/// The term of the leadership, as the one primary knows it.
+pub fn leader_term(seen: &[Seen]) -> Option<i64> {
+    let primary = primary(seen)?;
+    let primary = seen.iter().find(|node| node.name == primary)?;
+    primary.howdah.pointer("/snapshot/cluster/leader/term").and_then(Value::as_i64)
+}
+
 /// The node that leads Raft, when a majority of the nodes names the same one.
 pub fn raft_leader(seen: &[Seen]) -> Option<String> {
     let named = |node: &Seen| node.howdah.pointer("/snapshot/raft/leader").and_then(Value::as_str).map(str::to_owned);
