@@ -124,6 +124,9 @@ impl Upkeep {
         } else {
             self.status = None;
             self.primary_said = None;
+            if let Some(record) = view.record.fresh() {
+                self.stand_aside(actor, view, record);
+            }
         }
         // A paused cluster's slots stay as they are.
         if let (Some(record), Some(_), Some(sql)) = (view.record.fresh(), view.server.fresh(), &sighting.sql)
@@ -279,6 +282,26 @@ impl Upkeep {
             Ok(()) => info!(%to, "raft leadership moved off the primary's node"),
             Err(error) => debug!(%to, %error, "raft leadership could not be moved; again later"),
         }
+    }
+
+    /// A primary that the store's leader does not hear renews no permit, although the others hear both. If one of them
+    /// does, it leads the store from now on.
+    fn stand_aside(&mut self, actor: &Actor, view: &ClusterView, record: &ClusterRecord) {
+        let Some(leader) = record.leader.as_ref().filter(|leader| leader.value != view.me) else { return };
+        let due = self.raft_move_at.is_none_or(|at| RAFT_MOVE_EVERY < view.now.since(at));
+        if !due || !actor.store.leads_without(&leader.value) {
+            return;
+        }
+        self.raft_move_at = Some(view.now);
+        let (store, primary) = (actor.store.clone(), leader.value.clone());
+        tokio::spawn(async move {
+            // Nobody reaches it: then it is not the network between two nodes.
+            let Some(to) = store.between(&primary).await else { return };
+            match store.transfer_leader(&to).await {
+                Ok(()) => info!(%to, %primary, "raft leadership moved to a member that reaches the primary"),
+                Err(error) => debug!(%to, %error, "raft leadership could not be moved; again later"),
+            }
+        });
     }
 
     fn member(&self, actor: &Actor, view: &ClusterView, sighting: &Sighting) -> MemberRecord {

@@ -24,7 +24,7 @@ use super::status::{MemberInfo, RaftStatus, Vitals};
 use super::tally::Tally;
 use super::types::Proposal;
 use super::wire::{Class, ClientError, ClientRequest, ClientResponse, KeyGuard, RenewOutcome, Request};
-use super::{FatalHook, bootstrap, codec, membership};
+use super::{FatalHook, between, bootstrap, codec, membership};
 use crate::kv;
 use crate::kv::command::{Command, RangeRequest, RangeResponse, Response};
 use crate::telemetry::clock;
@@ -301,6 +301,16 @@ impl Store {
     pub async fn transfer_leader(&self, to: &NodeName) -> Result<(), StoreError> {
         let request = ClientRequest::TransferTo(to.to_string());
         call_leader(&self.node, request, MANAGE, Again::Always).await.map(drop)
+    }
+
+    /// Whether this node leads and has not heard the voter `name` for longer than any heartbeat takes.
+    pub fn leads_without(&self, name: &NodeName) -> bool {
+        between::leads_without(&self.node, name)
+    }
+
+    /// A voter that reaches both this node, which leads, and `name`, which does not answer it.
+    pub async fn between(&self, name: &NodeName) -> Option<NodeName> {
+        between::find(&self.node, name).await
     }
 
     /// Takes in the node that runs at `addr` with an empty store: learner first, voter when it has caught up.

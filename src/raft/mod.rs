@@ -18,6 +18,7 @@
 //! replicated, and any way for a peer to talk to this node without the cluster's secret.
 
 mod auth;
+mod between;
 mod bootstrap;
 mod codec;
 mod commit;

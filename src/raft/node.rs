@@ -26,7 +26,7 @@ use super::machine::Machine;
 use super::network::Peers;
 use super::types::{Member, Metrics, Raft, Snapshot, TypeConfig, Vote};
 use super::wire::{ClientError, Formation, NodeState, Request, Response};
-use super::{codec, leader, upkeep};
+use super::{between, codec, leader, upkeep};
 use crate::telemetry::clock;
 use crate::types::{Mono, NodeName};
 
@@ -277,6 +277,7 @@ impl Node {
                 return Response::Client(leader::serve(self, request, within).await);
             }
             Request::Confirm { term, leader } => return Response::Confirm(self.confirms(term, leader)),
+            Request::Reaches(id) => return Response::Confirm(between::reaches(self, id).await),
             Request::Append(rpc) => return self.append(rpc).await,
             Request::Vote(_) | Request::PreVote(_) | Request::Transfer(_) => {}
             Request::SnapshotBegin(..) | Request::SnapshotChunk(_) | Request::SnapshotEnd => {

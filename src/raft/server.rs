@@ -283,7 +283,12 @@ impl Conversation {
                 // Never wait here: votes come over this connection too.
                 Err(_) => self.answer(id, Response::NotReady("too many requests".to_owned())).await,
             },
-            Request::State | Request::Vote(_) | Request::PreVote(_) | Request::Transfer(_) | Request::Invite(_) => {
+            Request::State
+            | Request::Vote(_)
+            | Request::PreVote(_)
+            | Request::Transfer(_)
+            | Request::Invite(_)
+            | Request::Reaches(_) => {
                 self.answer_later(id, request, None);
                 Ok(())
             }

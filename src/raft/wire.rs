@@ -148,6 +148,8 @@ pub enum Request {
     Client(ClientRequest, u64),
     /// These members (name, address) would have you: join them if your store is empty.
     Invite(Vec<(String, String)>),
+    /// Does the member with this id answer you?
+    Reaches(u64),
 }
 
 /// What the leader does for others.
@@ -281,7 +283,7 @@ pub enum Response {
     SnapshotDone(openraft::raft::SnapshotResponse<TypeConfig>),
     /// To [`Request::Transfer`].
     Transfer(openraft::raft::TransferLeaderResponse<TypeConfig>),
-    /// To [`Request::Confirm`].
+    /// To [`Request::Confirm`] and [`Request::Reaches`].
     Confirm(bool),
     /// To [`Request::Client`].
     Client(Result<ClientResponse, ClientError>),
