@@ -31,8 +31,10 @@ fn whoever_is_cut_off_nothing_is_lost_and_only_a_lost_primary_is_replaced() {
             }
             let harm = |c: &mut Cluster, old: &str| lan.cut_off(&replica(c, old, false), Cut::Both);
             rounds.stays("replica", harm, Rounds::hold, |_, _| lan.heal());
-            let harm = |c: &mut Cluster, old: &str| lan.cut_between(old, &replica(c, old, false));
-            rounds.stays("between primary and Raft follower", harm, Rounds::hold, |_, _| lan.heal());
+            for (what, leads_raft) in [("primary and Raft follower", false), ("primary and Raft leader", true)] {
+                let harm = |c: &mut Cluster, old: &str| lan.cut_between(old, &replica(c, old, leads_raft));
+                rounds.stays(&format!("between {what}"), harm, Rounds::hold, |_, _| lan.heal());
+            }
         }
         let cluster = rounds.judge();
         LogGate::new().allow_all("*", &CUT_OFF).check(&cluster);

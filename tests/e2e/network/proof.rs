@@ -10,7 +10,7 @@ use super::{Cut, Lan, address};
 
 const PORT: u16 = 7;
 /// Longer than any packet of these tests is under way.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_millis(500);
 /// As many as fit into a socket until somebody reads.
 const COUNT: u32 = 200;
 
