@@ -11,14 +11,22 @@
 mod cluster;
 #[path = "e2e/dashboard.rs"]
 mod dashboard;
+#[path = "e2e/freezes.rs"]
+mod freezes;
+#[path = "e2e/gates.rs"]
+mod gates;
 #[path = "e2e/ledger.rs"]
 mod ledger;
 #[path = "e2e/log_gate.rs"]
 mod log_gate;
 #[path = "e2e/majors.rs"]
 mod majors;
+#[path = "e2e/midway.rs"]
+mod midway;
 #[path = "e2e/observe.rs"]
 mod observe;
+#[path = "e2e/overload.rs"]
+mod overload;
 #[path = "e2e/people.rs"]
 mod people;
 #[path = "e2e/proof.rs"]
