@@ -4,7 +4,7 @@
 #   make test    install what is missing, check everything, run all tests
 #   make check   fast and read-only: format, lints, unit tests, house rules
 #   make fix     format, and let clippy repair what it can
-#   make soak    the end-to-end tests again and again, with long freezes   (ROUNDS=5)
+#   make soak    the long forms of the tests, as long as asked             (MINUTES=60)
 #   make simulate  the decision core in a simulated world, new seeds      (MINUTES=1)
 #   make fuzz    random bytes against everything that reads some      (MINUTES=1 TARGET="kv_engine ...")
 #   make bench   all figures, built with optimisation                      (ARGS="3 node-kill" for a few)
@@ -15,7 +15,6 @@ CLIENTS := target/clients
 export PATH := $(HOME)/.cargo/bin:$(PATH):$(CURDIR)/$(CLIENTS)/etcd/usr/bin
 CARGO ?= cargo
 comma := ,
-ROUNDS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -181,27 +180,25 @@ fix: setup-etcdctl
 	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt
 
-soak: setup setup-etcdctl
-	$(CARGO) test --locked --test e2e --no-run
-	@for round in $$(seq $(ROUNDS)); do \
-	  echo "soak: round $$round of $(ROUNDS)"; \
-	  SOAK=1 $(CARGO) test --locked --quiet --test e2e -- --test-threads=1 || exit 1; \
-	done
+# What is built is built before the time begins.
+soak: setup setup-clients
+	$(CARGO) test --locked --test e2e --test raft_store --no-run
+	$(CARGO) test --locked --profile simulate --test sim --no-run
+	@CARGO="$(CARGO)" bash tests/soak.sh $(or $(MINUTES),60)
 
 # One seed after the other until the time is over; a broken promise is printed with the seed that shows it again.
 simulate: setup-rust
-	SIM_MINUTES=$(MINUTES) $(CARGO) test --locked --profile simulate --test sim -- --nocapture fresh_seeds
+	SIM_MINUTES=$(or $(MINUTES),1) $(CARGO) test --locked --profile simulate --test sim -- --nocapture fresh_seeds
 
 # The compiler's switches for coverage are not stable yet; nothing else here needs them.
-MINUTES ?= 1
 TARGET ?= $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))
 fuzz: setup-rust
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	@for target in $(TARGET); do \
-	  echo "fuzz: $$target for $(MINUTES) minutes"; mkdir -p target/fuzz/corpus/$$target tests/fuzz/seeds/$$target; \
+	  echo "fuzz: $$target for $(or $(MINUTES),1) minutes"; mkdir -p target/fuzz/corpus/$$target tests/fuzz/seeds/$$target; \
 	  RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(CURDIR)/target/fuzz $(CARGO) fuzz run --fuzz-dir tests/fuzz \
 	    --sanitizer none -O -a $$target target/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- \
-	    -max_total_time=$$(( $(MINUTES) * 60 )) -max_len=4096 -timeout=20 || exit 1; \
+	    -max_total_time=$$(( $(or $(MINUTES),1) * 60 )) -max_len=4096 -timeout=20 || exit 1; \
 	done
 
 bench: setup setup-etcdctl setup-etcd setup-haproxy

@@ -14,17 +14,25 @@ mod dashboard;
 #[cfg(target_os = "linux")]
 #[path = "e2e/disk.rs"]
 mod disk;
+#[path = "e2e/freezes.rs"]
+mod freezes;
+#[path = "e2e/gates.rs"]
+mod gates;
 #[path = "e2e/ledger.rs"]
 mod ledger;
 #[path = "e2e/log_gate.rs"]
 mod log_gate;
 #[path = "e2e/majors.rs"]
 mod majors;
+#[path = "e2e/midway.rs"]
+mod midway;
 #[cfg(target_os = "linux")]
 #[path = "e2e/network.rs"]
 mod network;
 #[path = "e2e/observe.rs"]
 mod observe;
+#[path = "e2e/overload.rs"]
+mod overload;
 #[path = "e2e/people.rs"]
 mod people;
 #[path = "e2e/proof.rs"]

@@ -153,8 +153,8 @@ async fn check_place(instance: &crate::postgres::Instance) -> Result<()> {
     if let DataDir::Foreign { why } = &state {
         bail!("use data directory {}: {why}", config.data_dir.display());
     }
-    // A server of ours that outlived an agent has the port by right.
-    if state.present().is_some_and(|present| present.postmaster_pid.is_some()) {
+    // A server of ours that outlived an agent has the port by right, also in the middle of its creation.
+    if instance.postmaster().is_some() {
         return Ok(());
     }
     let host = match config.listen.split(',').next().map(str::trim) {

@@ -387,6 +387,11 @@ impl Instance {
             && unfinished::Unfinished::path(dir).exists()
     }
 
+    /// The postmaster that works in the data directory, whatever state that is in; none also when it cannot be told.
+    pub fn postmaster(&self) -> Option<u32> {
+        data_dir::running_postmaster(&self.config.data_dir).ok().flatten()
+    }
+
     /// Asks the running postmaster to read its files again. Works while it does not accept sessions.
     ///
     /// # Errors

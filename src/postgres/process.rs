@@ -142,6 +142,7 @@ impl<'a> Tool<'a> {
         let stdout = running.child.stdout.take();
         let stderr = running.child.stderr.take();
         let mut tail = Tail::default();
+        let group = running.group;
         let work = async {
             let lines = async {
                 let Some(stderr) = stderr else { return };
@@ -158,7 +159,16 @@ impl<'a> Tool<'a> {
                     buffer.clear();
                 }
             };
-            let ((), _, status) = tokio::join!(lines, read_some(stdout), running.child.wait());
+            let ended = async {
+                let status = running.child.wait().await;
+                // Its helper (the WAL streamer of pg_basebackup) does not notice that it was killed: it would go on for
+                // ever, and hold the pipes open.
+                if status.as_ref().is_ok_and(|status| !status.success()) {
+                    signal_group(group, Signal::KILL);
+                }
+                status
+            };
+            let ((), _, status) = tokio::join!(lines, read_some(stdout), ended);
             status
         };
         let status = tokio::select! {
@@ -210,10 +220,14 @@ impl Running {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group {
-            // An error means that the group is gone already.
-            let _ = kill_process_group(group, signal);
-        }
+        signal_group(self.group, signal);
+    }
+}
+
+fn signal_group(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // An error means that the group is gone already.
+        let _ = kill_process_group(group, signal);
     }
 }
 
@@ -381,6 +395,17 @@ mod tests {
             !out.lines().any(|l| l.starts_with("CARGO") || l.starts_with("PG") || l.starts_with("NOTIFY")),
             "{out}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_is_killed_is_not_waited_for_until_its_helper_ends() {
+        let user = OsUser::current().expect("user");
+        let script = "sleep 300 & kill -9 $$";
+        let followed =
+            async { shell(&user, script).follow(&CancellationToken::new(), "test", |_| Ok(()), |_| ()).await };
+        let ended = tokio::time::timeout(Duration::from_secs(30), followed).await;
+        let error = ended.expect("the helper holds the pipes, and is ended").expect_err("killed");
+        assert_eq!(error.to_string(), "run sh: killed by signal 9: ");
     }
 
     #[tokio::test]

@@ -471,7 +471,7 @@ fn command_of(user: Option<&OsUser>, program: PathBuf) -> Command {
 }
 
 /// Finds a program of PostgreSQL as a person would: PATH, then the newest of Debian's directories.
-fn postgres_program(name: &str) -> PathBuf {
+pub fn postgres_program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")

@@ -29,6 +29,7 @@ async fn a_new_cluster_comes_up_with_roles_and_a_status() {
     node.until_accepting().await;
     node.instance.bootstrap_roles(&credentials).await.expect("roles");
     node.instance.bootstrap_roles(&credentials).await.expect("roles again");
+    assert_eq!(node.instance.postmaster(), Some(node.pid()), "found also while the creation is not finished");
     node.instance.seal().expect("seal");
 
     let status = node.instance.status().await.expect("status");

@@ -17,14 +17,17 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use howdah::raft::internals::{Disk, LogStore, Snapshots};
+use howdah::telemetry::clock;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::storage::no_fatal;
 use super::torture::{Promises, runtime};
 
+/// At least so many; `POWER_SECONDS=3600` adds others for an hour, by a seed that nobody has seen before.
 const ROUNDS: u64 = 200;
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
@@ -342,12 +345,20 @@ fn assert_complete(trace: &Trace, base: &Files, dir: &Path) {
 fn what_was_acknowledged_survives_power_failures_at_any_moment() {
     let root = tempfile::tempdir().unwrap();
     shim(root.path());
-    let mut random = StdRng::seed_from_u64(13);
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let (begun, asked) = (clock::now(), number("POWER_SECONDS"));
+    let fresh = asked.map_or(13, |_| u64::try_from(clock::wall().0).unwrap());
+    let seed = number("POWER_SEED").unwrap_or(fresh);
+    println!("seed {seed}");
+    let over = || Duration::from_secs(asked.unwrap_or(0)) <= clock::now().since(begun);
+    let mut random = StdRng::seed_from_u64(seed);
     let mut promises = Promises::default();
     let (mut refused, mut steps, mut kept, mut ran_out) = (Vec::new(), 0, 0, 0);
     let mut dir = root.path().join("0");
     std::fs::create_dir(&dir).unwrap();
-    for round in 1..=ROUNDS {
+    let mut rounds = 0;
+    for round in (1..).take_while(|round| *round <= ROUNDS || !over()) {
+        rounds = round;
         let base = Files::load(&dir);
         let (trace, full) = work(root.path(), &dir, &base, round, &mut random);
         ran_out += u64::from(full);
@@ -386,7 +397,7 @@ fn what_was_acknowledged_survives_power_failures_at_any_moment() {
         }
         std::fs::remove_dir_all(&looked_at).unwrap();
     }
-    println!("{ROUNDS} power failures after {steps} steps, {ran_out} of them on a full disk, {kept} entries promised");
+    println!("{rounds} power failures after {steps} steps, {ran_out} of them on a full disk, {kept} entries promised");
     assert!(kept > 1000 && promises.purged > 0 && promises.snapshot.is_some(), "the children have worked");
     assert!(5 < ran_out, "some disks were full");
     assert!(refused.is_empty(), "a power failure costs no node: {refused:#?}");
