@@ -65,6 +65,15 @@ impl Control for Willing {
     fn reinitialize(&self, _: ReinitializeRequest) -> Answer<'_, ControlOutcome> {
         done()
     }
+    fn preflight(&self) -> Answer<'_, Value> {
+        settings(Value::Null)
+    }
+    fn adopt(&self) -> Answer<'_, ControlOutcome> {
+        done()
+    }
+    fn release(&self) -> Answer<'_, ControlOutcome> {
+        done()
+    }
     fn add_member(&self, _: NewMember) -> Answer<'_, Vec<RaftMember>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
@@ -103,7 +112,7 @@ fn node() -> &'static (Runtime, Routes) {
     })
 }
 
-const CALLS: [(&str, &str); 14] = [
+const CALLS: [(&str, &str); 16] = [
     ("POST", "/switchover"),
     ("POST", "/failover"),
     ("DELETE", "/switchover"),
@@ -114,6 +123,8 @@ const CALLS: [(&str, &str); 14] = [
     ("POST", "/reinitialize"),
     ("POST", "/reload"),
     ("POST", "/failsafe"),
+    ("POST", "/adopt"),
+    ("POST", "/release"),
     ("POST", "/raft/members"),
     ("DELETE", "/raft/members/n2"),
     ("POST", "/raft/transfer"),
