@@ -41,12 +41,18 @@ mod network;
 mod node;
 #[path = "sim/operators.rs"]
 mod operators;
+#[path = "sim/places.rs"]
+mod places;
 #[path = "sim/profiles.rs"]
 mod profiles;
+#[path = "sim/quiet.rs"]
+mod quiet;
 #[path = "sim/report.rs"]
 mod report;
 #[path = "sim/runs.rs"]
 mod runs;
+#[path = "sim/streaming.rs"]
+mod streaming;
 #[path = "sim/sync_replication.rs"]
 mod sync_replication;
 #[path = "sim/tasks.rs"]
@@ -62,6 +68,7 @@ mod world;
 
 use mimalloc::MiMalloc;
 use profiles::Profile;
+use quiet::Quiet;
 use runs::{run, told};
 use world::{Failure, Stats};
 
@@ -96,6 +103,7 @@ fn add(sum: &mut Stats, one: &Stats) {
     sum.promotions += one.promotions;
     sum.acknowledged += one.acknowledged;
     sum.lost += one.lost;
+    sum.quiet += one.quiet;
     sum.ended_at += one.ended_at;
 }
 
@@ -105,11 +113,11 @@ fn summary(seeds: u64, sum: &Stats) -> String {
 }
 
 /// Plays seeds until `enough`, or until some have broken a promise.
-fn play(seeds: impl Iterator<Item = u64>, mut enough: impl FnMut() -> bool) {
+fn play(seeds: impl Iterator<Item = u64>, profile: impl Fn(u64) -> Profile, mut enough: impl FnMut() -> bool) {
     let (mut count, mut sum) = (0, Stats::default());
     let mut broken = Vec::new();
     for seed in seeds {
-        let profile = Profile::of(seed);
+        let profile = profile(seed);
         let outcome = run(seed, profile.clone(), None, false);
         add(&mut sum, &outcome.stats);
         count += 1;
@@ -130,7 +138,7 @@ fn play(seeds: impl Iterator<Item = u64>, mut enough: impl FnMut() -> bool) {
 #[test]
 fn fixed_seeds_keep_every_promise() {
     let from = number("SIM_FROM").unwrap_or(FIXED.start);
-    play((from..from + (FIXED.end - FIXED.start)).chain(FOUND), || false);
+    play((from..from + (FIXED.end - FIXED.start)).chain(FOUND), Profile::of, || false);
 }
 
 #[expect(clippy::disallowed_methods, reason = "it is the test that takes time, not the simulation")]
@@ -149,7 +157,7 @@ fn fresh_seeds_keep_every_promise() {
         u64::try_from(wall.as_millis()).unwrap()
     });
     println!("seeds from {first}");
-    play(first.., || enough <= begun.elapsed().as_secs());
+    play(first.., Profile::of, || enough <= begun.elapsed().as_secs());
 }
 
 /// A harness that finds nothing proves nothing: each of these is found, and quickly enough.
@@ -199,6 +207,27 @@ fn a_run_can_be_repeated() {
     }
 }
 
+/// Days with a few faults in them, and hours of quiet between. With `SIM_MINUTES=60` for so long.
+#[test]
+fn quiet_days_keep_every_promise() {
+    let begun = stopwatch();
+    let (first, minutes) = (number("SIM_FROM").unwrap_or(0), number("SIM_MINUTES"));
+    let enough = || minutes.is_some_and(|minutes| 60 * minutes <= begun.elapsed().as_secs());
+    let seeds = first..if minutes.is_some() { u64::MAX } else { first + 10 };
+    play(seeds, |seed| Profile::quiet(seed, Quiet::Skipped, 48), enough);
+}
+
+/// What is skipped would have changed nothing: the same days, played event by event as well, come to the same.
+#[test]
+fn quiet_hours_can_be_passed_over() {
+    for seed in 0..number("SIM_SEEDS").unwrap_or(4) {
+        let skipped = run(seed, Profile::quiet(seed, Quiet::Skipped, 4), None, false);
+        let checked = run(seed, Profile::quiet(seed, Quiet::Checked, 4), None, false);
+        assert!(0 < skipped.stats.quiet, "seed {seed}: nothing was skipped");
+        assert_eq!((skipped.stats, skipped.failure), (checked.stats, checked.failure), "seed {seed}");
+    }
+}
+
 /// `SIM_SEED=7`: that run again. Without it, seed 0. With `SIM_MUTATION=TermIsReused` in the world of that change.
 #[test]
 fn one_seed() {
@@ -206,7 +235,11 @@ fn one_seed() {
     let named = std::env::var("SIM_MUTATION").ok();
     let all = mutations::ALL.iter().chain(mutations::UNNOTICED).map(|(mutation, ..)| *mutation);
     let mutation = named.and_then(|named| all.clone().find(|mutation| format!("{mutation:?}") == named));
-    let profile = mutation.map_or_else(|| Profile::of(seed), |mutation| mutation.profile(seed));
+    let plain = || match std::env::var("SIM_QUIET").as_deref() {
+        Ok(_) => Profile::quiet(seed, Quiet::Skipped, number("SIM_QUIET").unwrap_or(48)),
+        Err(_) => Profile::of(seed),
+    };
+    let profile = mutation.map_or_else(plain, |mutation| mutation.profile(seed));
     let outcome = run(seed, profile.clone(), mutation, std::env::var_os("SIM_TRACE").is_some());
     assert!(outcome.failure.is_none(), "{}", told(seed, &profile, mutation));
     println!("{}", summary(1, &outcome.stats));

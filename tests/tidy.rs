@@ -344,6 +344,28 @@ fn permits_are_made_in_one_place() {
     assert_none("a LeaderPermit is made only in agent/lock.rs", &breaches);
 }
 
+/// The wall clock can be set by anybody, and is for people.
+#[test]
+fn what_lives_by_time_does_not_read_the_wall_clock() {
+    let counts =
+        ["src/raft/", "src/guardian/deadline.rs", "src/guardian/deadman.rs", "src/agent/lock.rs", "src/types/"];
+    // What a forced new cluster leaves behind for people.
+    let for_people = ["src/raft/force.rs"];
+    let mut breaches = Vec::new();
+    for source in product_sources() {
+        let counted = counts.iter().any(|place| source.path.starts_with(place));
+        if !counted || for_people.contains(&source.path.as_str()) {
+            continue;
+        }
+        for (number, line) in
+            source.product_code().filter(|(_, line)| line.contains("wall(") || line.contains("SystemTime"))
+        {
+            breaches.push(format!("{}:{number}: {}", source.path, line.trim()));
+        }
+    }
+    assert_none("leases, permits and deadlines are counted on the clock that nobody can set", &breaches);
+}
+
 #[test]
 fn names_say_something() {
     let mut breaches = Vec::new();

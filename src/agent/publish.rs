@@ -385,4 +385,21 @@ mod tests {
         view.settings.nofailover = true;
         assert!(!candidate(&view));
     }
+
+    /// Found by the simulation (seed 900037): a cluster was paused for longer than a ttl while nobody led. When the pause
+    /// ended everybody started at once, and the first to answer led, although another that was still starting had more.
+    #[test]
+    fn patience_with_the_others_begins_when_a_pause_ends() {
+        let mut view = view();
+        view.record = Fact::Fresh(ClusterRecord::default());
+        view.settings.pause = true;
+        view.memory.leaderless_since = Some(Mono(0));
+        view.now = Mono(0) + view.settings.ttl * 10;
+        let mut memory = view.memory.clone();
+        crate::agent::tick::note(&view, &crate::ha::decide(&view), &mut memory);
+        assert_eq!(memory.leaderless_since, Some(view.now));
+        memory.leaderless_since = None;
+        crate::agent::tick::note(&view, &crate::ha::decide(&view), &mut memory);
+        assert_eq!(memory.leaderless_since, None, "somebody leads");
+    }
 }

@@ -398,6 +398,10 @@ pub fn note(view: &ClusterView, decision: &Decision, memory: &mut Memory) {
                 memory.crash_restarts.clear();
             }
         }
+        // Nobody may lead in a pause: patience with the other members begins when it ends.
+        Reason::Paused | Reason::PausedWithoutPrimary => {
+            memory.leaderless_since = memory.leaderless_since.and(Some(view.now));
+        }
         _ => (),
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn is_settled(view: &ClusterView, server: &ServerView) -> bool {
 /// Whether as many standbys as `wish` counts on have everything from before the rule in force.
 pub(super) fn confirmed(view: &ClusterView, server: &ServerView, record: &ElectionRule, wish: &CommitRule) -> bool {
     let Some((known, from)) = settled(view, server) else { return false };
-    if record.voters.is_empty() && server.checkpoint_redo < known.seen {
+    if record.voters.is_empty() && server.checkpoint_redo <= known.seen {
         return false;
     }
     let has =
@@ -81,7 +81,8 @@ pub(super) fn confirmed(view: &ClusterView, server: &ServerView, record: &Electi
 /// Whether a checkpoint is all that is missing before the record may name voters.
 ///
 /// Whether commits wait at all is a switch that the checkpointer turns, and it reads its files only between two
-/// checkpoints: one that began after the rule was in the files proves that it has. Source: PostgreSQL
+/// checkpoints: one that began after the rule was in the files proves that it has. One that began where the rule was first
+/// seen proves nothing: where nobody writes, that can be long before. Source: PostgreSQL
 /// `checkpointer.c`, `syncrep.c` (`SyncRepUpdateSyncStandbysDefined`), versions 13 to 18.
 pub fn wants_checkpoint(view: &ClusterView) -> bool {
     let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh()) else { return false };
@@ -89,7 +90,7 @@ pub fn wants_checkpoint(view: &ClusterView) -> bool {
         return false;
     };
     let counts = sync_names::parse(&server.synchronous_standby_names).is_some_and(|rule| 0 < rule.count);
-    let switched = settled(view, server).is_some_and(|(known, _)| server.checkpoint_redo < known.seen);
+    let switched = settled(view, server).is_some_and(|(known, _)| server.checkpoint_redo <= known.seen);
     counts && switched && !server.in_recovery && sync.sync_standby.is_empty()
 }
 

@@ -197,3 +197,44 @@ fn a_leader_that_stood_still_answers_nothing_out_of_the_past() {
         assert!(read.is_none_or(|read| read.as_deref() == Some(b"new")), "a read saw the past");
     }
 }
+
+/// In a process with [`JUMPING`], the wall clock is really mad.
+const JUMPING: &str = "HOWDAH_WALL_CLOCK_JUMPS";
+
+/// Two readings in a row, in seconds apart.
+#[expect(clippy::disallowed_methods, reason = "the clock itself is looked at")]
+fn wall_clock_moves_by() -> u64 {
+    let (first, second) = (std::time::SystemTime::now(), std::time::SystemTime::now());
+    second.duration_since(first).unwrap_or_else(|error| error.duration()).as_secs()
+}
+
+/// Whoever corrects a machine's clock ends no lease and keeps none alive: how long a lease lives is counted on a clock that
+/// nobody can set. The tests above pass in a process whose wall clock jumps by two hours with every reading.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_wall_clock_that_jumps_ends_no_lease_and_keeps_none() {
+    if std::env::var_os(JUMPING).is_some() {
+        let moved = wall_clock_moves_by();
+        assert!(3600 < moved, "the clock is not mad: {moved} s");
+        return;
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let library = root.path().join("wall_shim.so");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/raft_store/wall_shim.c");
+    let mut cc = std::process::Command::new("cc");
+    let built = cc.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    assert!(built.expect("cc is there: Rust links with it").success());
+    let done = std::process::Command::new(std::env::current_exe().expect("a program"))
+        .args([
+            "--exact",
+            "leases::a_wall_clock_that_jumps_ends_no_lease_and_keeps_none",
+            "leases::a_lease_lives_while_it_is_renewed_and_not_much_longer",
+            "leases::a_new_leader_grants_the_full_time_again",
+        ])
+        .env(JUMPING, "1")
+        .env("LD_PRELOAD", &library)
+        .output()
+        .expect("runs");
+    let told = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success() && told.contains("3 passed"), "{told}{}", String::from_utf8_lossy(&done.stderr));
+}

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use howdah::agent::local::Place;
 use howdah::agent::observe::{peers_matter, process_view, record_fact, remember, rules};
+use howdah::agent::orders::{Orders, Working};
 use howdah::agent::publish::{candidate, promotable};
 use howdah::agent::tick::note;
+use howdah::cluster::ClusterRecord;
+use howdah::cluster::record::Versioned;
 use howdah::config::ClusterSettings;
 use howdah::guardian::status::Link;
-use howdah::ha::view::{Attempts, ClusterView, DataDirView, Memory, PeerView, ProcessView, Settings, TaskKind};
+use howdah::ha::view::{Attempts, ClusterView, DataDirView, Memory, PeerView, ProcessView, TaskKind};
 use howdah::ha::{Action, Decision, Step, decide, plan};
-use howdah::types::{Fact, NodeName};
+use howdah::types::{Fact, NodeName, WallTime};
 
 use crate::clock::MS;
 use crate::mutations::Mutation;
@@ -26,10 +29,6 @@ const PEER_AGAIN: u64 = 150 * MS;
 const AFTER_FAILURE: u64 = 100 * MS;
 /// Two decisions in a row that change nothing are at least so far apart; as there.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-
-pub fn settings(config: &ClusterSettings, nofailover: bool) -> Settings {
-    rules(config, &Place { nofailover, ..Place::default() })
-}
 
 impl World {
     /// The loop looks again after `after`, unless something happens before.
@@ -59,6 +58,7 @@ impl World {
             || it.agent.task.as_ref().is_some_and(|task| task.ended.is_some())
             || (it.agent.shutting_down && !view.shutting_down)
             || it.agent.leader_changed
+            || (it.agent.orders.is_busy() && view.memory.by_hand.is_none())
             || (it.agent.lock_changed
                 && self.lock_state(node).permit.map(|permit| permit.term) != view.permit.map(|permit| permit.term))
     }
@@ -147,12 +147,24 @@ impl World {
         let seen = self.nodes[node].applied;
         let lock = self.lock_state(node);
         let agent = &mut self.nodes[node].agent;
+        if agent.orders.is_busy() {
+            let memory = &mut agent.view.memory;
+            agent.working.take_up(&agent.orders, &self.unpublished, memory, now, WallTime(0));
+        }
         (agent.lock_changed, agent.leader_changed) = (false, false);
         if agent.seen != seen || agent.view.record.any().is_none() {
-            agent.view.record = Fact::Fresh((*self.store.entries[seen].record).clone());
+            let new = &self.store.entries[seen].record;
+            match &mut agent.view.record {
+                Fact::Fresh(known) | Fact::Stale { value: known, .. } => take_over(known, new),
+                Fact::Unknown { .. } => agent.view.record = Fact::Fresh((**new).clone()),
+            }
             agent.seen = seen;
         }
-        let settings = settings(&agent.settings, self.nofailover == Some(node));
+        let forgotten = self.mutated(Mutation::TagIsForgotten);
+        let it = &self.nodes[node];
+        let mut settings = rules(&it.agent.settings, &it.standing.place);
+        settings.nofailover &= !forgotten;
+        let agent = &mut self.nodes[node].agent;
         agent.view.settings = settings;
         agent.view.task = agent.task.as_ref().map(|task| task.view.clone());
         agent.view.shutting_down = agent.shutting_down;
@@ -197,7 +209,7 @@ impl World {
     }
 
     /// Asks all members at once; each answers at its own moment, or not. Returns how long it takes.
-    fn ask_peers(&mut self, node: usize, record: &howdah::cluster::ClusterRecord) -> u64 {
+    fn ask_peers(&mut self, node: usize, record: &ClusterRecord) -> u64 {
         let (epoch, ticket) = (self.nodes[node].agent.epoch, self.nodes[node].agent.ticket);
         let mut takes = 0;
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
@@ -288,6 +300,11 @@ impl World {
             self.nodes[node].agent.view.settings.pause = false;
         }
         let agent = &mut self.nodes[node].agent;
+        if agent.view.memory.by_hand.is_some() {
+            let mut memory = agent.view.memory.clone();
+            agent.working.settle(&agent.orders, &agent.view, &mut memory);
+            agent.view.memory = memory;
+        }
         let decision = decide(&agent.view);
         let mut memory = std::mem::take(&mut agent.view.memory);
         note(&agent.view, &decision, &mut memory);
@@ -295,6 +312,9 @@ impl World {
         (agent.candidate, agent.promotable) = (candidate(&agent.view), promotable(&agent.view));
         self.trace_decision(node, &decision);
         let acting = !matches!(decision.action, Action::Hold | Action::Wait);
+        if acting || self.nodes[node].agent.decision.as_ref() != Some(&decision) {
+            self.stirs();
+        }
         if acting {
             let steps = plan(&decision.action, &self.nodes[node].agent.view);
             self.check_plan(node, &decision, &steps);
@@ -374,25 +394,67 @@ impl World {
         let ttl = initial.ttl;
         let name = self.name(node);
         let it = &mut self.nodes[node];
-        it.agent = new_agent(name, it.agent.epoch + 1, it.agent.ticket, initial);
-        if !it.guardian.alive {
+        it.agent = new_agent(name, it.agent.epoch + 1, it.agent.ticket, initial, &it.standing.place);
+        let witness = it.standing.witness;
+        if !it.guardian.alive && !witness {
             self.guardian_begins(node);
         }
         self.keeper_begins(node, ttl);
         let after = self.chance.between(MS, 50 * MS);
-        self.tick_in(node, after, Phase::Pausing);
+        if !witness {
+            self.tick_in(node, after, Phase::Pausing);
+        }
         self.trace(node, || "agent: begins".to_owned());
         self.store_reconsiders();
         self.store_sends_news();
     }
 }
 
+/// Makes `known` equal to `new`, copying only what differs: most of a tick goes into copies otherwise.
+fn take_over(known: &mut ClusterRecord, new: &ClusterRecord) {
+    fn newer<T: Clone>(known: &mut Option<Versioned<T>>, new: &Option<Versioned<T>>) {
+        let revisions = |it: &Option<Versioned<T>>| it.as_ref().map(|it| (it.create_revision, it.mod_revision));
+        if revisions(known) != revisions(new) {
+            known.clone_from(new);
+        }
+    }
+    newer(&mut known.initialize, &new.initialize);
+    newer(&mut known.leader, &new.leader);
+    newer(&mut known.config, &new.config);
+    newer(&mut known.status, &new.status);
+    newer(&mut known.failover, &new.failover);
+    newer(&mut known.handover, &new.handover);
+    newer(&mut known.bootstrap, &new.bootstrap);
+    newer(&mut known.reserved, &new.reserved);
+    known.members.retain(|name, _| new.members.contains_key(name));
+    for (name, member) in &new.members {
+        match known.members.get_mut(name) {
+            Some(old) if old.mod_revision == member.mod_revision => (),
+            Some(old) => old.clone_from(member),
+            None => drop(known.members.insert(name.clone(), member.clone())),
+        }
+    }
+    if known.history_revision != new.history_revision {
+        (known.history, known.history_revision) = (new.history.clone(), new.history_revision);
+    }
+    if known.sync_revision != new.sync_revision {
+        (known.sync, known.sync_revision) = (new.sync.clone(), new.sync_revision);
+    }
+    known.revision = new.revision;
+}
+
 /// An agent that has not looked yet.
-pub fn new_agent(name: NodeName, epoch: u32, ticket: u64, initial: ClusterSettings) -> crate::node::Agent {
+pub fn new_agent(
+    name: NodeName,
+    epoch: u32,
+    ticket: u64,
+    initial: ClusterSettings,
+    place: &Place,
+) -> crate::node::Agent {
     let view = ClusterView {
         now: howdah::types::Mono(0),
         me: name,
-        settings: settings(&initial, false),
+        settings: rules(&initial, place),
         record: Fact::unknown("not read yet"),
         request_due: true,
         data_dir: DataDirView::Empty,
@@ -440,6 +502,8 @@ pub fn new_agent(name: NodeName, epoch: u32, ticket: u64, initial: ClusterSettin
         candidate: false,
         promotable: false,
         shutting_down: false,
+        orders: Orders::default(),
+        working: Working::default(),
         lock_changed: false,
         leader_changed: false,
     }

@@ -5,7 +5,8 @@
 use howdah::agent::upkeep::{promotions, role_words, state_words};
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{BootstrapRecord, HandoverRecord, MemberRecord, Promotions, StatusRecord};
-use howdah::ha::view::{DataDirView, ProcessView, SyncMode, TaskKind, TaskView};
+use howdah::ha::step::BY_HAND;
+use howdah::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, SyncMode, TaskKind, TaskView};
 use howdah::ha::{PgStep, RecordStep, Step, names_to_start_with, sync_wish};
 use howdah::kv::command::TxnRequest;
 use howdah::types::timeline::HistoryEntry;
@@ -31,6 +32,13 @@ const PROMOTE_LOOK: u64 = 20 * MS;
 const PROMOTE_AGAIN: u64 = 5;
 /// Raft leadership is not moved again sooner than this; as in `agent/upkeep.rs`.
 const RAFT_MOVE_EVERY: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Whoever asked for a restart has it with this start; as in `agent/act.rs`.
+fn restarted(memory: &mut Memory) {
+    if let Some(ByHand::Restart { stopped }) = &mut memory.by_hand {
+        *stopped = true;
+    }
+}
 
 /// How a step stands after it was begun.
 enum Begun {
@@ -92,11 +100,21 @@ impl World {
         let agent = &mut self.nodes[node].agent;
         agent.ticket += 1;
         let step = agent.doing.take();
-        if let (Some(Step::Pg(PgStep::Stop { .. })), true) = (&step, well) {
-            agent.view.memory.stopped_for_handover = Some(now);
-        }
-        if let (Some(Step::Pg(PgStep::Checkpoint { request_revision })), true) = (&step, well) {
-            agent.view.memory.checkpointed_for = Some(*request_revision);
+        let memory = &mut agent.view.memory;
+        let mut well = well;
+        match (&step, &mut memory.by_hand) {
+            (Some(Step::Pg(PgStep::Stop { .. })), Some(ByHand::Restart { stopped })) if well => {
+                *stopped = true;
+                memory.crash_restarts.clear();
+                memory.standby_starts = Attempts::default();
+            }
+            (Some(Step::Pg(PgStep::Stop { .. })), _) if well => memory.stopped_for_handover = Some(now),
+            // Without a checkpoint the stop takes longer, no more.
+            (Some(Step::Pg(PgStep::Checkpoint { request_revision: BY_HAND })), _) => well = true,
+            (Some(Step::Pg(PgStep::Checkpoint { request_revision })), _) if well => {
+                memory.checkpointed_for = Some(*request_revision);
+            }
+            _ => (),
         }
         if well {
             self.next_step(node);
@@ -111,7 +129,15 @@ impl World {
         let at = self.nodes[node].agent.view.now;
         match step {
             PgStep::Initdb => self.begin_task(node, TaskKind::Initdb, None),
-            PgStep::BaseBackup { from } => self.begin_task(node, TaskKind::BaseBackup, Some(from)),
+            PgStep::BaseBackup { from } => {
+                let begun = self.begin_task(node, TaskKind::BaseBackup, Some(from));
+                if let (Begun::Done, Some(ByHand::Reinitialize { moved, .. })) =
+                    (&begun, &mut self.nodes[node].memory().by_hand)
+                {
+                    *moved = true;
+                }
+                begun
+            }
             PgStep::Rewind { from } => self.begin_task(node, TaskKind::Rewind, Some(from)),
             PgStep::ConfigureOutside | PgStep::BaseBackupOutside | PgStep::PrePromote { .. } => {
                 panic!("no world here has a primary outside or a command before promotions")
@@ -138,12 +164,14 @@ impl World {
             }
             PgStep::StartStandby => {
                 let memory = self.nodes[node].memory();
+                restarted(memory);
                 memory.standby_starts = memory.standby_starts.again(at);
                 memory.stopped_for_handover = None;
                 self.start(node, None)
             }
             PgStep::StartPrimary { permit } => {
                 let memory = self.nodes[node].memory();
+                restarted(memory);
                 memory.crash_restarts.push(at);
                 memory.starting_since = memory.starting_since.or(Some(at));
                 memory.stopped_for_handover = None;
@@ -185,8 +213,10 @@ impl World {
                 if self.nodes[node].disk.full || self.nodes[node].pg.proc != Proc::Gone {
                     return Begun::Failed;
                 }
-                let disk = &mut self.nodes[node].disk;
-                disk.aside.extend(disk.data.take());
+                if !self.mutated(Mutation::NothingIsMovedAside) {
+                    let disk = &mut self.nodes[node].disk;
+                    disk.aside.extend(disk.data.take());
+                }
                 self.nodes[node].memory().rewind_failed = None;
                 Begun::Done
             }
@@ -620,10 +650,7 @@ impl World {
                 return;
             }
         }
-        let mut tags = std::collections::BTreeMap::new();
-        if view.settings.nofailover {
-            tags.insert("nofailover".to_owned(), serde_json::Value::Bool(true));
-        }
+        let tags = self.nodes[node].standing.tags.clone();
         let member = MemberRecord {
             conn_url: format!("postgres://{}:5432/postgres", view.me),
             api_url: format!("http://{}:8008/patroni", view.me),

@@ -1,9 +1,13 @@
 //! What goes wrong, and how it is mended: crashes, freezes, suspended machines, cut ways, full and slow disks.
 
+use howdah::cluster::records::Initialize;
+use howdah::types::SystemId;
+
 use crate::clock::{MS, SEC};
-use crate::model_postgres::Proc;
+use crate::model_postgres::{Data, Disk, Proc};
 use crate::mutations::Mutation;
 use crate::profiles::Theme;
+use crate::quiet::Quiet;
 use crate::world::{Event, World};
 
 /// Longer than the lease of the runs in which nothing may be felt.
@@ -43,6 +47,8 @@ impl World {
         // primary may hear no majority for longer than its permit, and must end (seed 1795563856819).
         let soonest = if self.profile.theme == Theme::Anything { SEC / 2 } else { LEASE };
         let next = self.chance.between(soonest, 2 * self.profile.fault_every);
+        // What ends hours of quiet seldom comes alone.
+        let next = if self.profile.quiet != Quiet::No && self.chance.one_in(2) { next % (20 * SEC) } else { next };
         self.after(next, Event::Fault);
         self.stats.faults += 1;
         let node = self.chance.node(self.nodes.len());
@@ -60,7 +66,7 @@ impl World {
             }
         }
         let busy = self.now + lasts + 6 * SEC;
-        self.ledger.busy_until = self.ledger.busy_until.max(busy);
+        self.clients_write(busy);
     }
 
     /// The store's leader moves, or its process stands still for less than a lease.
@@ -81,6 +87,10 @@ impl World {
         let writer = (0..self.nodes.len()).find(|other| self.acknowledges(*other));
         let node = if self.chance.one_in(2) { writer.unwrap_or(node) } else { node };
         let end = |mending| Event::Mend(mending);
+        if self.chance.one_in(self.profile.lost_disks) {
+            self.disk_is_lost(node, lasts);
+            return;
+        }
         let kind = if self.chance.one_in(self.profile.blackouts) { 17 } else { self.chance.below(18) };
         match kind {
             17 => self.many_lose_power(lasts),
@@ -212,6 +222,59 @@ impl World {
         self.net_changed();
         self.store_reconsiders();
         self.after(lasts + SEC, Event::Mend(Mending::Power(node)));
+    }
+
+    /// The machine comes back with an empty disk, as an operator would replace it: without its data, without what the
+    /// store had here, or without both. One after the other: who was replaced must have caught up before the next.
+    fn disk_is_lost(&mut self, node: usize, lasts: u64) {
+        self.settle_all();
+        let again = self.watched.replaced.is_some_and(|earlier| !self.has_caught_up(earlier));
+        let (data, store) = *self.chance.pick(&[(true, false), (false, true), (true, true)]);
+        if !self.nodes[node].power || again || !self.others_have_data(node) {
+            return;
+        }
+        self.trace(node, || format!("fault: the disk is lost, data {data}, store {store}"));
+        self.watched.replaced = Some(node);
+        self.power_fails(node, lasts);
+        let it = &mut self.nodes[node];
+        if store {
+            // A new member takes the old one's place, and votes when it has everything.
+            (it.applied, it.voter) = (0, false);
+        }
+        if data {
+            it.disk = Disk::default();
+            self.note_lost_disk(node);
+        }
+        self.store_reconsiders();
+    }
+
+    /// Whether somebody else could lead on with what it has. Not who is a timeline behind: a primary that loses its disk
+    /// within moments of its promotion leaves nobody whom the record lets lead, not even by force.
+    fn others_have_data(&self, node: usize) -> bool {
+        let record = self.store.truth();
+        let cluster = match record.initialize.as_ref().map(|initialize| initialize.value) {
+            Some(Initialize::Done(SystemId(cluster))) => cluster,
+            Some(Initialize::Running) | None => return false,
+        };
+        let own = self.nodes[node].disk.data.as_ref().map_or(0, |data| self.wal.timeline(data.tip.0));
+        let timeline = record.timeline().0.max(own);
+        self.nodes.iter().enumerate().filter(|(other, _)| *other != node).any(|(_, other)| {
+            let whole = |data: &&Data| {
+                data.incomplete.is_none() && data.system == cluster && timeline <= self.wal.timeline(data.tip.0)
+            };
+            // Whoever is told to make a new copy moves its data aside, and has nothing to copy from then.
+            let copies = other.agent.orders.is_busy() || other.agent.task.is_some();
+            !copies && !other.standing.place.nofailover && other.disk.data.as_ref().filter(whole).is_some()
+        })
+    }
+
+    /// Whether a node that was replaced has what the others have.
+    pub fn has_caught_up(&self, node: usize) -> bool {
+        let it = &self.nodes[node];
+        let tip = |node: usize| self.nodes[node].disk.data.as_ref().map_or(0, |data| data.tip.1);
+        let most = (0..self.nodes.len()).map(tip).max().unwrap_or(0);
+        let whole = it.disk.data.as_ref().is_some_and(|data| data.incomplete.is_none() && data.tip.1 == most);
+        it.voter && (it.standing.witness || whole)
     }
 
     /// More than one machine at once, all of them perhaps: a rack, or the house.
@@ -366,6 +429,6 @@ impl World {
             self.nodes[node].agent.shutting_down &= self.nodes[node].agent.alive;
         }
         self.on_mend(Mending::Net);
-        self.ledger.busy_until = self.now + 30 * SEC;
+        self.clients_write(self.now + 30 * SEC);
     }
 }

@@ -143,7 +143,7 @@ pub enum PgNews {
 }
 
 impl World {
-    fn pg_soon(&mut self, node: usize, after: u64, news: PgNews) {
+    pub fn pg_soon(&mut self, node: usize, after: u64, news: PgNews) {
         let epoch = self.nodes[node].pg.epoch;
         self.after(after, Event::Pg { node, epoch, news });
     }
@@ -217,12 +217,18 @@ impl World {
             data.redo = tip.1;
             // Recovery ends with a checkpoint.
             (data.control, data.checkpoint, data.checkpoint_timeline) = (ControlState::InProduction, tip.1, timeline);
+            self.pg_write(node, SHUTDOWN_CHECKPOINT);
             self.became_writable(node);
         }
         self.pg_reconnect_all();
     }
 
     fn pg_checkpointed(&mut self, node: usize) {
+        if self.nodes[node].pg.proc != Proc::Running {
+            // It stops: its own checkpoint is the last one, and whoever asked for this one gets an error.
+            self.nodes[node].agent.checkpointing = false;
+            return;
+        }
         let tip = self.data(node).tip;
         let timeline = self.wal.timeline(tip.0);
         let redo = self.nodes[node].pg.sync.checkpoint_began;
@@ -230,6 +236,10 @@ impl World {
         data.checkpoint = data.tip.1;
         data.redo = redo.min(data.tip.1);
         data.checkpoint_timeline = timeline;
+        if !self.nodes[node].pg.recovery {
+            // Its own record comes last, after where it began.
+            self.pg_write(node, SHUTDOWN_CHECKPOINT);
+        }
         self.checkpoint_done(node);
     }
 
@@ -290,18 +300,6 @@ impl World {
         self.guardian_notices_promotion(node);
     }
 
-    /// Ends every connection to a server that restarts, stops or switches its timeline.
-    pub fn disconnect_from(&mut self, upstream: usize) {
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].pg.receiver.as_ref().is_some_and(|receiver| receiver.from == upstream) {
-                self.settle(node);
-                self.nodes[node].pg.receiver = None;
-                let retry = self.chance.between(20 * MS, 500 * MS);
-                self.pg_soon(node, retry, PgNews::Connect);
-            }
-        }
-    }
-
     /// Has the server read its files; each of its processes does so when it comes to it.
     pub fn pg_reload(&mut self, node: usize) {
         self.sync_reloads(node);
@@ -313,127 +311,10 @@ impl World {
         self.settle(node);
         let follow = self.data(node).follow;
         if self.nodes[node].pg.receiver.as_ref().is_some_and(|receiver| Some(receiver.from) != follow) {
-            self.nodes[node].pg.receiver = None;
+            self.pg_is_cut_off(node);
         }
         let after = self.chance.between(5 * MS, 100 * MS);
         self.pg_soon(node, after, PgNews::Connect);
-    }
-
-    /// Connects to the upstream, if there is one and it answers; else again later.
-    fn pg_connect(&mut self, node: usize) {
-        let pg = &self.nodes[node].pg;
-        if pg.proc != Proc::Running || !pg.recovery || pg.replaying.is_some() || pg.receiver.is_some() {
-            return;
-        }
-        let Some(upstream) = self.data(node).follow.filter(|upstream| *upstream != node) else { return };
-        let other = &self.nodes[upstream];
-        let answers = other.power && !other.suspended && other.pg.proc == Proc::Running && other.pg.up;
-        if !answers || other.pg.frozen || other.pg.replaying.is_some() || !self.net.talk(node, upstream) {
-            // Somebody who heals, thaws or starts calls again; only refusals are retried by the clock.
-            return;
-        }
-        let from_epoch = other.pg.epoch;
-        if !self.may_stream(node, upstream) {
-            self.pg_soon(node, 5 * SEC, PgNews::Connect);
-            return;
-        }
-        self.settle(upstream);
-        let (tip, known) = (self.data(upstream).tip, self.data(upstream).known);
-        let data = self.data(node);
-        data.known = data.known.max(known);
-        let mut queue = VecDeque::new();
-        let arrives = self.now + self.net.delay(&mut self.chance);
-        queue.push_back((arrives, tip));
-        self.sync_will_reply(upstream, node, arrives, tip.1);
-        self.nodes[node].pg.receiver = Some(Receiver { from: upstream, from_epoch, queue });
-    }
-
-    /// Everybody who has nobody to stream from tries again: something has changed for the better.
-    pub fn pg_reconnect_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].pg.proc == Proc::Running && self.nodes[node].pg.receiver.is_none() {
-                let after = self.chance.between(10 * MS, 500 * MS);
-                self.pg_soon(node, after, PgNews::Connect);
-            }
-        }
-    }
-
-    /// What the upstream's WAL sender checks. By numbers, as PostgreSQL does: what is true is looked at afterwards.
-    fn may_stream(&mut self, node: usize, upstream: usize) -> bool {
-        let (own, theirs) = (self.data(node).tip, self.data(upstream).tip);
-        let (own_timeline, their_timeline) = (self.wal.timeline(own.0), self.wal.timeline(theirs.0));
-        let end = if own_timeline == their_timeline {
-            theirs.1
-        } else {
-            match self.wal.history(theirs.0).iter().find(|(timeline, _)| *timeline == own_timeline) {
-                Some((_, switch)) => *switch,
-                None => return false,
-            }
-        };
-        if end < own.1 {
-            return false;
-        }
-        let shared = self.wal.shared(own, theirs);
-        if shared < own.1 {
-            let why = format!(
-                "it streams from {} as if they shared everything until {:x}, but they share only until {shared:x}",
-                self.nodes[upstream].name, own.1
-            );
-            self.fail("one history", node, why);
-            return false;
-        }
-        true
-    }
-
-    /// Takes in what has arrived until now.
-    pub fn settle(&mut self, node: usize) {
-        let now = self.now;
-        let Some(receiver) = &mut self.nodes[node].pg.receiver else { return };
-        let (from, epoch) = (receiver.from, receiver.from_epoch);
-        let mut latest = None;
-        while receiver.queue.front().is_some_and(|(at, _)| *at <= now) {
-            latest = receiver.queue.pop_front();
-        }
-        if let Some((at, tip)) = latest {
-            let data = self.data(node);
-            if data.tip != tip {
-                data.tip = tip;
-                self.nodes[node].pg.moved_at = at;
-            }
-        }
-        if self.nodes[from].pg.epoch != epoch {
-            self.nodes[node].pg.receiver = None;
-        }
-    }
-
-    /// Takes in what has arrived everywhere, before something happens to the ways.
-    pub fn settle_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            self.settle(node);
-        }
-    }
-
-    /// What is on the way over a cut connection is sent again when it is whole.
-    pub fn net_changed(&mut self) {
-        for node in 0..self.nodes.len() {
-            let Some(receiver) = &self.nodes[node].pg.receiver else { continue };
-            let from = receiver.from;
-            let open = self.net.talk(node, from) && self.flows(from) && self.flows(node);
-            let tip = self.nodes[from].disk.data.as_ref().map(|data| data.tip);
-            let at = self.now + self.net.delay(&mut self.chance);
-            let Some(receiver) = &mut self.nodes[node].pg.receiver else { continue };
-            receiver.queue.clear();
-            if let (true, Some(tip)) = (open, tip) {
-                receiver.queue.push_back((at, tip));
-                self.sync_will_reply(from, node, at, tip.1);
-            }
-        }
-        self.pg_reconnect_all();
-    }
-
-    fn flows(&self, node: usize) -> bool {
-        let it = &self.nodes[node];
-        it.power && !it.suspended && !it.pg.frozen && it.pg.proc != Proc::Gone
     }
 
     /// Whether a client gets its commit acknowledged here.
@@ -452,20 +333,7 @@ impl World {
         let data = self.data(node);
         (data.tip, data.known) = (tip, data.known);
         self.nodes[node].pg.moved_at = self.now;
-        let epoch = self.nodes[node].pg.epoch;
-        for other in 0..self.nodes.len() {
-            let connected = self.nodes[other].pg.receiver.as_ref();
-            if !connected.is_some_and(|receiver| receiver.from == node && receiver.from_epoch == epoch) {
-                continue;
-            }
-            if self.net.talk(node, other) && self.flows(other) {
-                let at = self.now + self.net.delay(&mut self.chance);
-                let Some(receiver) = &mut self.nodes[other].pg.receiver else { continue };
-                let at = receiver.queue.back().map_or(at, |(last, _)| at.max(*last));
-                receiver.queue.push_back((at, tip));
-                self.sync_will_reply(node, other, at, tip.1);
-            }
-        }
+        self.pg_sends(node, tip, self.now);
         tip
     }
 

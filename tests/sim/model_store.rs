@@ -25,6 +25,11 @@ use crate::mutations::Mutation;
 use crate::node::Asking;
 use crate::world::{Event, World};
 
+/// A node that restarts may have to apply so many entries again.
+const KEPT: usize = 8;
+/// So many changes arrive at once.
+const MANY: u64 = 64;
+
 /// What the record was after a change.
 pub struct Entry {
     pub revision: i64,
@@ -92,9 +97,11 @@ pub struct Store {
     pub requests: BTreeMap<u64, Request>,
     lives: BTreeMap<LeaseId, Life>,
     electing: bool,
-    next_request: u64,
+    /// The entries before this one hold nothing any more.
+    forgotten: usize,
+    pub next_request: u64,
     next_lease: i64,
-    expiry_at: u64,
+    pub expiry_at: u64,
 }
 
 impl Store {
@@ -110,6 +117,7 @@ impl Store {
             requests: BTreeMap::new(),
             lives: BTreeMap::new(),
             electing: false,
+            forgotten: 0,
             next_request: 0,
             next_lease: 100,
             expiry_at: u64::MAX,
@@ -156,6 +164,25 @@ impl Store {
         Entry { revision, record: Rc::new(record), fingerprint }
     }
 
+    /// Every lease gets so much longer: it would have been renewed again and again.
+    pub fn postpone(&mut self, by: Duration) {
+        for life in self.lives.values_mut() {
+            life.deadline = life.deadline + by;
+        }
+    }
+
+    pub fn deadlines(&self) -> Vec<(LeaseId, Mono)> {
+        self.lives.iter().map(|(id, life)| (*id, life.deadline)).collect()
+    }
+
+    pub fn set_deadlines(&mut self, deadlines: &[(LeaseId, Mono)]) {
+        for (id, deadline) in deadlines {
+            if let Some(life) = self.lives.get_mut(id) {
+                life.deadline = *deadline;
+            }
+        }
+    }
+
     /// The record as it truly is.
     pub fn truth(&self) -> &Rc<ClusterRecord> {
         &self.entries[self.entries.len() - 1].record
@@ -167,7 +194,7 @@ impl World {
     pub fn majority(&self, node: usize) -> bool {
         let answers = |other: &usize| {
             let it = &self.nodes[*other];
-            it.power && !it.suspended && it.agent_runs() && (*other == node || self.net.talk(node, *other))
+            it.voter && it.power && !it.suspended && it.agent_runs() && (*other == node || self.net.talk(node, *other))
         };
         answers(&node) && self.nodes.len() < 2 * (0..self.nodes.len()).filter(|other| answers(other)).count()
     }
@@ -205,6 +232,7 @@ impl World {
         self.store.leader = Some(leader);
         self.store.term += 1;
         self.stats.store_leaders += 1;
+        self.stirs();
         let clock = self.nodes[leader].clock;
         let by_grant = self.mutated(Mutation::LeasesExpireUnconfirmed);
         let now = self.now;
@@ -322,7 +350,11 @@ impl World {
 
     pub fn on_arrived(&mut self, id: u64) {
         let Some(leader) = self.store.leader else { return };
-        if !self.nodes[leader].agent_runs() || self.nodes[leader].suspended {
+        if !self.nodes[leader].agent.alive {
+            // What lay in its sockets is gone with it.
+            return;
+        }
+        if self.nodes[leader].agent.frozen || self.nodes[leader].suspended {
             self.nodes[leader].deferred.push(Event::Arrived { id });
             return;
         }
@@ -422,6 +454,7 @@ impl World {
         let revision = self.store.state.revision();
         if revision != self.store.entries[self.store.entries.len() - 1].revision {
             self.stats.writes += 1;
+            self.stirs();
             let before = self.store.truth().clone();
             let entry = self.store.after(&before, revision, &applied.events);
             if self.stats.writes.is_multiple_of(64) {
@@ -431,10 +464,23 @@ impl World {
                 assert_eq!(fingerprint(&whole), *entry.fingerprint);
             }
             self.store.entries.push(entry);
+            self.store_forgets();
             self.record_changed(&before);
             self.store_sends_news();
         }
         applied.response.ok()
+    }
+
+    /// What nobody can look at any more goes: a run remembers thousands of records otherwise. A node that loses what it
+    /// has of the store sees all of it again.
+    fn store_forgets(&mut self) {
+        let seen = self.nodes.iter().flat_map(|node| [node.applied, node.agent.seen]).min().unwrap_or(0);
+        let needed = if self.profile.lost_disks == 0 { seen.saturating_sub(KEPT) } else { 0 };
+        let nothing = self.store.entries[0].record.clone();
+        for at in self.store.forgotten..needed {
+            self.store.entries[at].record = nothing.clone();
+        }
+        self.store.forgotten = self.store.forgotten.max(needed);
     }
 
     /// The leader sends what the others do not have.
@@ -458,7 +504,18 @@ impl World {
         if !arrives || (node != leader && !self.net.talk(leader, node)) {
             return;
         }
-        self.nodes[node].applied = self.store.entries.len() - 1;
+        let newest = self.store.entries.len() - 1;
+        let behind = (newest - self.nodes[node].applied) as u64;
+        // Who has a lot to catch up on shows on the way what the record was long ago.
+        let part = MANY < behind && !self.chance.one_in(3);
+        let skipped = if part { self.chance.below(behind) } else { behind };
+        let it = &mut self.nodes[node];
+        it.applied += usize::try_from(skipped).unwrap();
+        it.voter |= it.applied == newest;
+        if part {
+            self.store_sends_news();
+        }
+        self.store_reconsiders();
         self.seen_here(node);
     }
 

@@ -50,6 +50,10 @@ pub enum Mutation {
     FilesAreTakenAsInForce,
     /// Whoever may race reads the record as if it let everybody lead.
     SyncRecordIsTooGenerous,
+    /// A directory that is to be replaced is not moved aside first.
+    NothingIsMovedAside,
+    /// A node does not know that its tag forbids it to lead.
+    TagIsForgotten,
 }
 
 impl Mutation {
@@ -92,6 +96,10 @@ impl Mutation {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, slow: true, ..about }
             }
+            Self::NothingIsMovedAside => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                Profile { operator_every: 10 * SEC, orders: 2, ..about }
+            }
             Self::PauseIsIgnored => {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { operator_every: 10 * SEC, ..about }
@@ -124,6 +132,8 @@ pub const ALL: &[(Mutation, &[&str], u64)] = &[
     (Mutation::FilesAreTakenAsInForce, &["P2"], 300),
     (Mutation::StandbysStartWithoutSignal, &["P1", "one history"], 200),
     (Mutation::SyncRecordIsTooGenerous, &["P2"], 300),
+    (Mutation::NothingIsMovedAside, &["P5"], 200),
+    (Mutation::TagIsForgotten, &["tags"], 300),
     (Mutation::ReplayedIsTakenAsReceived, &["P2"], 3000),
     (Mutation::PermitOutlivesTheRelease, &["P1"], 10_000),
 ];

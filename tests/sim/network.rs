@@ -38,6 +38,11 @@ impl Net {
         !self.cut[one][other] && !self.cut[other][one]
     }
 
+    /// Whether nothing is cut, slow or lost beyond what is always so.
+    pub fn is_whole(&self) -> bool {
+        self.loses == 0 && self.slow == self.always_slow && !self.cut.iter().flatten().any(|cut| *cut)
+    }
+
     /// Whether whoever is asked is heard in time: nothing is lost or late anywhere.
     pub fn answers(&self) -> bool {
         !self.slow && self.loses == 0

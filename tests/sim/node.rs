@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use howdah::agent::lock::{LockState, Moving};
+use howdah::agent::orders::{Orders, Working};
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{MemberRecord, StatusRecord};
 use howdah::config::ClusterSettings;
@@ -15,11 +16,16 @@ use howdah::types::{Fact, LeaseId, Lsn, Mono, NodeName, Term, TimelineId};
 
 use crate::clock::Clock;
 use crate::model_postgres::{Disk, Pg};
+use crate::places::Standing;
 use crate::world::Event;
 
 /// A machine.
 pub struct Node {
     pub name: NodeName,
+    /// Tags, and whether it has a PostgreSQL.
+    pub standing: Standing,
+    /// It takes part in votes: not while what it had promised is lost with its disk.
+    pub voter: bool,
     pub clock: Clock,
     /// The machine has power.
     pub power: bool,
@@ -100,6 +106,9 @@ pub struct Agent {
     pub candidate: bool,
     pub promotable: bool,
     pub shutting_down: bool,
+    /// What people have asked of this node alone.
+    pub orders: Orders,
+    pub working: Working,
     pub lock_changed: bool,
     pub leader_changed: bool,
 }
@@ -129,6 +138,7 @@ pub enum Asking {
     Move(Moving),
 }
 
+#[derive(Debug, Clone)]
 /// The keeper of lease and permit, a task of the agent's process.
 pub struct Keeper {
     pub state: LockState,

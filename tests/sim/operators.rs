@@ -1,5 +1,6 @@
 //! People: switchovers, failovers by hand, pauses, other settings, nodes stopped for maintenance, at any moment.
 
+use howdah::agent::orders::Reinitialize;
 use howdah::cluster::records::FailoverRecord;
 use howdah::ha::Reason;
 use howdah::kv::command::Command;
@@ -19,8 +20,16 @@ impl World {
         let next = self.chance.between(SEC, 2 * self.profile.operator_every);
         self.after(next, Event::Operator);
         self.stats.operations += 1;
-        self.ledger.busy_until = self.ledger.busy_until.max(self.now + 8 * SEC);
+        self.clients_write(self.now + 8 * SEC);
         let node = self.chance.node(self.nodes.len());
+        if self.chance.one_in(self.profile.orders) {
+            self.operator_orders(node);
+            return;
+        }
+        if self.profile.modes_change && self.chance.one_in(4) {
+            self.operator_changes_mode();
+            return;
+        }
         match self.chance.below(12) {
             0..=5 => self.operator_switches(node),
             6 => {
@@ -41,7 +50,7 @@ impl World {
                 self.operator_sets("maximum_lag_on_failover", json!(limit));
             }
             _ => {
-                if self.nodes[node].agent_runs() {
+                if self.nodes[node].agent_runs() && !self.nodes[node].standing.witness {
                     self.trace(node, || "operator: stops the node".to_owned());
                     self.disturbed(node);
                     self.nodes[node].agent.shutting_down = true;
@@ -60,12 +69,55 @@ impl World {
         let leader = record.leader.as_ref().map(|leader| leader.value.clone()).filter(|_| !self.chance.one_in(4));
         let to = self.chance.node(self.nodes.len());
         let member = (leader.is_none() || self.chance.one_in(2)).then(|| self.name(to));
-        let key = self.store.space.key(&howdah::cluster::Key::Failover);
-        let revision = self.store.state.get(&key).map_or(0, |pair| pair.mod_revision);
+        let revision = self.request_revision();
         self.trace(node, || format!("operator: from {leader:?} to {member:?}"));
         let request = FailoverRecord { leader, member, scheduled_at: None };
         let txn = self.writes.request(&request, revision);
         self.store_asks(node, Asker::Operator, Ask::Write(txn), 30 * SEC);
+    }
+
+    fn request_revision(&self) -> i64 {
+        let key = self.store.space.key(&howdah::cluster::Key::Failover);
+        self.store.state.get(&key).map_or(0, |pair| pair.mod_revision)
+    }
+
+    /// A restart or a new copy, asked of one node.
+    fn operator_orders(&mut self, node: usize) {
+        if !self.nodes[node].agent_runs() || self.nodes[node].standing.witness {
+            return;
+        }
+        // Nobody gives away data while another's are lost.
+        let careful = self.watched.replaced.is_some_and(|replaced| !self.has_caught_up(replaced));
+        let restart = self.chance.one_in(2) || careful;
+        let (force, from_leader) = (self.chance.one_in(2), self.chance.one_in(3));
+        let orders = &self.nodes[node].agent.orders;
+        let taken = match restart {
+            true => orders.restart(None).is_ok(),
+            false => orders.reinitialize(Reinitialize { force, from_leader }).is_ok(),
+        };
+        if taken {
+            self.trace(node, || if restart { "operator: restart" } else { "operator: a new copy" }.to_owned());
+            self.disturbed(node);
+            self.wake(node);
+        }
+    }
+
+    /// Other rules of who must confirm.
+    fn operator_changes_mode(&mut self) {
+        match self.chance.below(5) {
+            0 => {
+                let strict = self.chance.one_in(2);
+                self.operator_sets("synchronous_mode_strict", json!(strict));
+            }
+            1 => {
+                let count = self.chance.between(1, 3);
+                self.operator_sets("synchronous_node_count", json!(count));
+            }
+            _ => {
+                let mode = *self.chance.pick(&["off", "on", "quorum"]);
+                self.operator_sets("synchronous_mode", json!(mode));
+            }
+        }
     }
 
     pub fn operator_pauses(&mut self, pause: bool) {
@@ -95,6 +147,31 @@ impl World {
                 self.store_applies(&Command::Txn(txn));
             }
         }
+    }
+
+    /// Whoever was proven to have everything may have lost it with its disk. The others say whom they wait for, and a
+    /// person decides for the one that has most.
+    pub fn operator_forces(&mut self) {
+        let record = self.store.truth();
+        if self.watched.replaced.is_none() || record.leader.is_some() {
+            return;
+        }
+        let timeline = record.timeline().0;
+        let able = |node: &usize| {
+            let it = &self.nodes[*node];
+            let data = it.disk.data.as_ref().filter(|data| timeline <= self.wal.timeline(data.tip.0));
+            !it.standing.place.nofailover && it.agent.promotable && data.is_some()
+        };
+        let has = |node: &usize| self.nodes[*node].disk.data.as_ref().map(|data| data.tip.1);
+        let Some(best) = (0..self.nodes.len()).filter(able).max_by_key(has) else { return };
+        let request = FailoverRecord { leader: None, member: Some(self.name(best)), scheduled_at: None };
+        if record.failover.as_ref().is_some_and(|asked| asked.value == request) {
+            return;
+        }
+        self.trace(best, || "operator: this one leads, whatever it lacks".to_owned());
+        let revision = self.request_revision();
+        let txn = self.writes.request(&request, revision);
+        self.store_applies(&Command::Txn(txn));
     }
 
     /// A creation that lost its lease at the last moment leaves a database of its own. The node says what to do

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::chance::Chance;
 use crate::clock::{MS, SEC};
+use crate::quiet::Quiet;
 
 /// What a run is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub enum Theme {
 pub struct Profile {
     pub theme: Theme,
     pub nodes: usize,
+    /// So many of them have no PostgreSQL.
+    pub witnesses: usize,
+    /// Nodes have tags: priorities, other upstreams, offers to be copied from.
+    pub tags: bool,
     /// How long faults happen.
     pub lasts: u64,
     /// The mean time between two faults, and between two operations by people.
@@ -40,6 +45,14 @@ pub struct Profile {
     pub slow: bool,
     /// One fault in so many is a power failure of many machines, beside those that come up anyway; zero for none.
     pub blackouts: u64,
+    /// People change who must confirm commits.
+    pub modes_change: bool,
+    /// One operation in so many is an order to one node: a restart, a new copy; zero for none.
+    pub orders: u64,
+    /// One fault in so many costs a node its disk; zero for none.
+    pub lost_disks: u64,
+    /// Hours pass in which nothing happens.
+    pub quiet: Quiet,
     /// The longest crash recovery.
     pub recovery_max: u64,
 }
@@ -53,15 +66,39 @@ impl Profile {
             1 => Theme::AgentRestarts,
             _ => Theme::Anything,
         };
-        Self::about(theme, &mut chance)
+        let about = Self::about(theme, &mut chance);
+        if theme == Theme::Anything { about.wider(&mut chance) } else { about }
+    }
+
+    /// Days in which a few things happen, as in a real cluster.
+    pub fn quiet(seed: u64, quiet: Quiet, hours: u64) -> Self {
+        let mut chance = Chance::new(seed ^ 0x51E7);
+        let about = Self::about(Theme::Anything, &mut chance).wider(&mut chance);
+        let every = *chance.pick(&[1, 3, 8]) * 3600 * SEC;
+        Self { quiet, fault_every: every, operator_every: 3 * every, lasts: hours * 3600 * SEC, ..about }
+    }
+
+    /// What only some clusters have, and only some people do.
+    fn wider(self, chance: &mut Chance) -> Self {
+        Self {
+            witnesses: if chance.one_in(5) { self.nodes / 2 } else { 0 },
+            tags: chance.one_in(2),
+            modes_change: self.synchronous != "off" && chance.one_in(3),
+            orders: *chance.pick(&[0, 0, 3, 8]),
+            lost_disks: *chance.pick(&[0, 0, 10, 30]),
+            ..self
+        }
     }
 
     pub fn about(theme: Theme, chance: &mut Chance) -> Self {
         let calm = theme != Theme::Anything;
         let pace = *chance.pick(&[3, 8, 20, 60]);
+        let nodes = if chance.one_in(5) { 5 } else { 3 };
         Self {
             theme,
-            nodes: if chance.one_in(5) { 5 } else { 3 },
+            nodes,
+            witnesses: 0,
+            tags: false,
             lasts: *chance.pick(&[120, 300, 900]) * SEC,
             fault_every: if calm { 8 * SEC } else { pace * SEC },
             operator_every: if calm { 0 } else { *chance.pick(&[0, 10, 40]) * SEC },
@@ -73,6 +110,10 @@ impl Profile {
             confirming: if chance.one_in(3) { 2 } else { 1 },
             slow: false,
             blackouts: 0,
+            modes_change: false,
+            orders: 0,
+            lost_disks: 0,
+            quiet: Quiet::No,
             recovery_max: if calm { 200 * MS } else { *chance.pick(&[200 * MS, 3 * SEC, 20 * SEC]) },
         }
     }

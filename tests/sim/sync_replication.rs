@@ -125,7 +125,7 @@ impl World {
         }
         let free: Vec<Tip> = sync.waiting.drain(..).collect();
         for end in free {
-            self.client_is_told(node, end);
+            self.client_is_told(node, end, false);
         }
         false
     }
@@ -184,7 +184,7 @@ impl World {
             return;
         }
         for end in free {
-            self.client_is_told(node, end);
+            self.client_is_told(node, end, true);
         }
     }
 

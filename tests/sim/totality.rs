@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use howdah::agent::local::Place;
+use howdah::agent::observe::rules;
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
 use howdah::cluster::records::{FailoverRecord, HistoryLine, Initialize, MemberRecord, ReservedTimeline, SyncRecord};
@@ -261,7 +263,7 @@ fn every_combination_of_facts_has_a_decision_that_can_be_carried_out() {
             let mut view = ClusterView {
                 now: NOW,
                 me: me.clone(),
-                settings: crate::agent::settings(&config, false),
+                settings: rules(&config, &Place::default()),
                 record: record.clone(),
                 request_due: true,
                 data_dir: DataDirView::Empty,

@@ -3,6 +3,7 @@
 use howdah::cluster::records::Initialize;
 
 use crate::clock::{MS, SEC};
+use crate::quiet::Quiet;
 use crate::wal::Tip;
 use crate::world::{Event, World};
 
@@ -11,6 +12,8 @@ use crate::world::{Event, World};
 pub struct Commit {
     pub end: Tip,
     pub lost: bool,
+    /// While which promise it was acknowledged: it counts as long as that one stands.
+    pub promise: Option<u32>,
 }
 
 /// What was acknowledged.
@@ -19,11 +22,25 @@ pub struct Ledger {
     pub commits: Vec<Commit>,
     /// Many writes until then, few afterwards.
     pub busy_until: u64,
+    /// Nobody writes at all.
+    pub asleep: bool,
 }
 
 impl World {
+    /// Many clients write, at least until then.
+    pub fn clients_write(&mut self, until: u64) {
+        self.ledger.busy_until = self.ledger.busy_until.max(until);
+        if std::mem::take(&mut self.ledger.asleep) {
+            self.after(MS, Event::Write);
+        }
+    }
+
     pub fn on_write(&mut self) {
         let busy = self.now < self.ledger.busy_until;
+        self.ledger.asleep = !busy && self.dangerous && self.profile.quiet != Quiet::No;
+        if self.ledger.asleep {
+            return;
+        }
         let next = if busy { self.chance.between(10 * MS, 400 * MS) } else { self.chance.between(5 * SEC, 60 * SEC) };
         self.after(next, Event::Write);
         for node in 0..self.nodes.len() {
@@ -46,12 +63,12 @@ impl World {
             if self.chance.one_in(100) { self.chance.between(1 << 20, 4 << 20) } else { self.chance.between(60, 3000) };
         let end = self.pg_write(node, bytes);
         if self.sync_is_ignored() || !self.sync_waits(node, end) {
-            self.client_is_told(node, end);
+            self.client_is_told(node, end, false);
         }
     }
 
-    /// The client is told that its commit is done.
-    pub fn client_is_told(&mut self, node: usize, end: Tip) {
+    /// The client is told that its commit is done: because it was `confirmed`, or because nobody needs to.
+    pub fn client_is_told(&mut self, node: usize, end: Tip, confirmed: bool) {
         if !self.acknowledges(node) {
             return;
         }
@@ -59,7 +76,8 @@ impl World {
         let exists = self.store.truth().initialize.as_ref().is_some_and(|i| matches!(i.value, Initialize::Done(_)));
         if exists {
             self.stats.acknowledged += 1;
-            self.ledger.commits.push(Commit { end, lost: false });
+            let promise = self.promise(node, confirmed);
+            self.ledger.commits.push(Commit { end, lost: false, promise });
         }
     }
 }

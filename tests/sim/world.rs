@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use howdah::agent::snapshot::Snapshot;
 use howdah::cluster::KeySpace;
 use howdah::cluster::writes::Writes;
 use howdah::config::ClusterSettings;
 use howdah::guardian::status::GuardianStatus;
-use howdah::types::{LeaderPermit, LeaseId};
+use howdah::types::{LeaderPermit, LeaseId, Mono, NodeName, WallTime};
 
 use crate::agent::new_agent;
 use crate::chance::Chance;
@@ -21,7 +22,9 @@ use crate::model_store::{Answer, Asker, Store};
 use crate::mutations::Mutation;
 use crate::network::Net;
 use crate::node::{Guardian, Keeper, Node};
+use crate::places::standings;
 use crate::profiles::Profile;
+use crate::quiet::Quiet;
 use crate::wal::Wal;
 use crate::workload::Ledger;
 
@@ -60,10 +63,11 @@ pub enum Event {
     Mend(Mending),
 }
 
-struct Queued {
-    at: u64,
+#[derive(Clone)]
+pub struct Queued {
+    pub at: u64,
     order: u64,
-    event: Event,
+    pub event: Event,
 }
 
 impl PartialEq for Queued {
@@ -102,6 +106,8 @@ pub struct Stats {
     pub promotions: u64,
     pub acknowledged: u64,
     pub lost: u64,
+    /// Quiet time that was passed over.
+    pub quiet: u64,
     pub ended_at: u64,
 }
 
@@ -118,8 +124,8 @@ pub struct Failure {
 pub struct World {
     pub now: u64,
     pub chance: Chance,
-    queue: BinaryHeap<Reverse<Queued>>,
-    order: u64,
+    pub queue: BinaryHeap<Reverse<Queued>>,
+    pub order: u64,
     pub nodes: Vec<Node>,
     pub net: Net,
     pub store: Store,
@@ -133,13 +139,17 @@ pub struct World {
     pub failure: Option<Failure>,
     pub tracing: bool,
     pub lines: VecDeque<String>,
+    /// Something that is no routine happened last then.
+    pub stirred_at: u64,
+    /// Whether it is quiet is looked at again then.
+    pub look_again: u64,
     /// Faults may still happen.
     pub dangerous: bool,
     pub slow_disks: bool,
-    /// The node with the tag.
-    pub nofailover: Option<usize>,
     pub every: Duration,
     pub initial_settings: ClusterSettings,
+    /// What a node shows before it has looked; orders are asked for it only when they have a schedule.
+    pub unpublished: Snapshot,
     pub initial_config: serde_json::Value,
     /// Databases created so far.
     pub created: u64,
@@ -151,15 +161,18 @@ impl World {
         let initial_config = profile.config(&mut chance);
         let (initial_settings, _) = ClusterSettings::parse(&initial_config).unwrap();
         let space = KeySpace::new("service", &"sim".parse().unwrap());
+        let names: Vec<NodeName> = (0..profile.nodes).map(|node| format!("n{}", node + 1).parse().unwrap()).collect();
+        let standings = standings(&profile, &names, &mut chance);
         let mut nodes = Vec::new();
-        for number in 0..profile.nodes {
-            let name: howdah::types::NodeName = format!("n{}", number + 1).parse().unwrap();
+        for (name, standing) in names.into_iter().zip(standings) {
             let drift = i64::try_from(chance.below(2 * DRIFT.unsigned_abs() + 1)).unwrap() - DRIFT;
             let clock = Clock { offset: chance.between(SEC, 1000 * SEC), ppm: drift };
-            let mut agent = new_agent(name.clone(), 0, 0, initial_settings.clone());
+            let mut agent = new_agent(name.clone(), 0, 0, initial_settings.clone(), &standing.place);
             agent.alive = false;
             nodes.push(Node {
                 name,
+                standing,
+                voter: true,
                 clock,
                 power: true,
                 suspended: false,
@@ -181,7 +194,6 @@ impl World {
             });
         }
         let count = nodes.len();
-        let nofailover = chance.one_in(6).then(|| chance.node(count));
         let every = initial_settings.loop_wait;
         let mut world = Self {
             now: 0,
@@ -201,11 +213,13 @@ impl World {
             failure: None,
             tracing,
             lines: VecDeque::new(),
+            stirred_at: 0,
+            look_again: 0,
             dangerous: false,
             slow_disks: false,
-            nofailover,
             every,
             initial_settings,
+            unpublished: Snapshot::starting("sim".parse().unwrap(), "n1".parse().unwrap(), Mono(0), WallTime(0)),
             initial_config,
             created: 0,
         };
@@ -233,6 +247,17 @@ impl World {
 
     /// Runs until `until`, or until a promise is broken.
     pub fn run_until(&mut self, until: u64) {
+        if self.profile.quiet == Quiet::No {
+            self.run_plainly(until);
+        }
+        while self.failure.is_none() && self.now < until {
+            self.pass_quiet_time(until);
+            self.run_plainly(until.min(self.now + SEC));
+        }
+    }
+
+    /// Event by event.
+    pub fn run_plainly(&mut self, until: u64) {
         while self.failure.is_none() {
             match self.queue.peek() {
                 Some(Reverse(next)) if next.at <= until => (),
@@ -249,6 +274,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        self.notices(&event);
         match event {
             Event::Tick { node, epoch, ticket } => self.on_tick(node, epoch, ticket),
             Event::Decide { node, epoch, ticket } => self.on_decide(node, epoch, ticket),

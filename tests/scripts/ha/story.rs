@@ -412,7 +412,7 @@ impl Story {
             follows_outside,
             standbys: std::collections::BTreeMap::new(),
             synchronous_standby_names: String::new(),
-            checkpoint_redo: Lsn(0x1000),
+            checkpoint_redo: Lsn(0x1008),
         };
         self.view.server = Fact::Fresh(server);
         self.view.process = ProcessView::Running { writable };

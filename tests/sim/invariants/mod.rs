@@ -9,6 +9,7 @@ mod p3_it_comes_back;
 mod p4_p8_undisturbed;
 mod p5_nothing_deleted;
 mod p7_pause;
+mod tags_are_kept;
 
 use std::collections::BTreeMap;
 
@@ -27,8 +28,12 @@ pub struct Watched {
     pub planned: Option<i64>,
     /// The term that was won by comparison, nobody having forced it.
     pub compared: Option<i64>,
-    /// The term that a person has forced.
-    pub forced: Option<i64>,
+    /// The term that a person has forced, and on whom. It is that until a promotion: who was forced may need a second term.
+    pub forced: Option<(i64, usize)>,
+    /// Counts the times that the configuration has ended the promise to lose nothing.
+    pub promises: u32,
+    /// A node whose disk was replaced, until it has caught up.
+    pub replaced: Option<usize>,
     /// From here on nothing may disturb PostgreSQL (P4, P8).
     pub settled: bool,
 }
@@ -42,6 +47,8 @@ impl Watched {
             planned: None,
             compared: None,
             forced: None,
+            promises: 0,
+            replaced: None,
             settled: false,
         }
     }

@@ -52,6 +52,7 @@ impl World {
 
     /// The record has changed; `before` is what it was.
     pub fn record_changed(&mut self, before: &Rc<ClusterRecord>) {
+        self.note_mode(before);
         let now = self.store.truth().clone();
         let Some(leader) = &now.leader else { return };
         let Some(node) = self.nodes.iter().position(|node| node.name == leader.value) else { return };
@@ -70,7 +71,9 @@ impl World {
         let alive = self.nodes[node].agent.alive;
         self.watched.planned = (alive && matches!(reason, Some(Reason::NamedSuccessor { .. }))).then_some(term);
         let forced = before.failover.as_ref().is_some_and(|request| request.value.leader.is_none());
-        self.watched.forced = (forced && matches!(reason, Some(Reason::NamedByRequest))).then_some(term);
+        let forced = forced && matches!(reason, Some(Reason::NamedByRequest));
+        let again = self.watched.forced.is_some_and(|(_, on)| on == node);
+        self.watched.forced = (forced || again).then_some((term, node));
         self.watched.compared = (alive && matches!(reason, Some(Reason::BestCandidate { .. }))).then_some(term);
     }
 }

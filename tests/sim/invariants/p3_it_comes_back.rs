@@ -11,6 +11,8 @@ use crate::world::World;
 const PRIMARY_WITHIN: u64 = 150 * SEC;
 /// Until all others follow it.
 const ORDER_WITHIN: u64 = 360 * SEC;
+/// A person looks after so long, where disks were lost.
+const FORCED_AFTER: u64 = 60 * SEC;
 /// How long order must last.
 const ORDER_LASTS: u64 = 15 * SEC;
 
@@ -23,6 +25,9 @@ impl World {
         while self.failure.is_none() {
             self.run_until(self.now + SEC);
             self.operator_obeys();
+            if healed + FORCED_AFTER < self.now && primary_at.is_none() {
+                self.operator_forces();
+            }
             let primary = self.primary();
             if primary.is_some() {
                 primary_at = primary_at.or(Some(self.now));
@@ -60,11 +65,23 @@ impl World {
     fn in_order(&mut self) -> bool {
         let Some(primary) = self.primary() else { return false };
         self.settle_all();
-        (0..self.nodes.len()).filter(|node| *node != primary).all(|node| {
+        (0..self.nodes.len()).filter(|node| *node != primary && !self.nodes[*node].standing.witness).all(|node| {
             let it = &self.nodes[node];
-            let streams = it.pg.receiver.as_ref().is_some_and(|receiver| receiver.from == primary);
-            it.pg.proc == Proc::Running && it.pg.up && it.pg.recovery && streams
+            it.pg.proc == Proc::Running && it.pg.up && it.pg.recovery && self.streams_from(node, primary)
         })
+    }
+
+    /// Whether the log of `node` comes from `primary`, over however many others.
+    fn streams_from(&self, node: usize, primary: usize) -> bool {
+        let mut at = node;
+        for _ in 0..self.nodes.len() {
+            match self.nodes[at].pg.receiver.as_ref() {
+                Some(receiver) if receiver.from == primary => return true,
+                Some(receiver) => at = receiver.from,
+                None => return false,
+            }
+        }
+        false
     }
 
     fn reasons(&self) -> String {

@@ -9,7 +9,8 @@ use crate::world::World;
 impl World {
     pub fn check_pause(&mut self, node: usize, decision: &Decision, steps: &[Step]) {
         let agent = &self.nodes[node].agent;
-        if !agent.settings.pause {
+        // Pause keeps the program's hands off, not people's.
+        if !agent.settings.pause || agent.view.memory.by_hand.is_some() {
             return;
         }
         for step in steps {
