@@ -398,6 +398,10 @@ pub fn note(view: &ClusterView, decision: &Decision, memory: &mut Memory) {
                 memory.crash_restarts.clear();
             }
         }
+        Reason::StopToRewind { .. } => memory.stops_to_rewind = memory.stops_to_rewind.saturating_add(1),
+        Reason::Following { streaming: true, .. } | Reason::RewindFrom { .. } | Reason::CloneFrom { .. } => {
+            memory.stops_to_rewind = 0;
+        }
         // Nobody may lead in a pause: patience with the other members begins when it ends.
         Reason::Paused | Reason::PausedWithoutPrimary => {
             memory.leaderless_since = memory.leaderless_since.and(Some(view.now));

@@ -299,6 +299,9 @@ pub struct Memory {
     pub pre_promote_failed: Option<Mono>,
     /// Logical slots that have been fetched from the leader: they can be put in place while PostgreSQL does not run.
     pub slots_to_copy: Vec<String>,
+    /// How often it was stopped to be rewound since it last streamed or was made equal.
+    #[serde(default)]
+    pub stops_to_rewind: u32,
     /// The text of `synchronous_standby_names` that is in force.
     pub commit_rule: Option<InForce>,
     /// PostgreSQL runs here, and the guardian did not start it.

@@ -15,6 +15,10 @@ use crate::types::{NodeName, Term};
 /// So many crashes in a row make another node preferable.
 const CRASHES_TOLERATED: usize = 3;
 
+/// After so many stops to be rewound of data that then need not be, another start would end in the next one. The first
+/// may have found it in the middle of its replay.
+const STOPS_BELIEVED: u32 = 2;
+
 /// Pause between starts of a PostgreSQL that keeps crashing when nobody else can lead.
 const CRASH_PAUSE: Duration = Duration::from_secs(5);
 
@@ -177,6 +181,13 @@ fn as_follower(view: &ClusterView, record: &ClusterRecord, control: &ControlView
         return wait_briefly(reason);
     }
     match rejoin::judge(control, &record.timeline_history(), leader) {
+        Rejoin::AsItIs if STOPS_BELIEVED <= view.memory.stops_to_rewind => {
+            let why =
+                "when it runs it is beyond what the cluster shares, and when it is stopped nothing shows that: there \
+                       is part of a record that it cannot replay"
+                    .to_owned();
+            copy(view, record, leader, why)
+        }
         Rejoin::AsItIs => join(view, record, leader),
         Rejoin::Diverged(reason) => match &view.memory.rewind_failed {
             None if view.settings.use_pg_rewind => begin(view, Action::Rewind { from: leader.clone() }, reason),

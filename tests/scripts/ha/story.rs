@@ -528,6 +528,7 @@ impl Story {
                 "standby-starts" => memory.standby_starts = attempts(),
                 "failed-tasks" => memory.failed_tasks = attempts(),
                 "unmanaged" => memory.unmanaged = value == "yes",
+                "stops-to-rewind" => memory.stops_to_rewind = value.parse().unwrap(),
                 "restart" => memory.by_hand = Some(ByHand::Restart { stopped: value == "stopped" }),
                 "new-copy" => {
                     let (force, moved, from_leader) = (value == "forced", value == "moved", value == "from-leader");

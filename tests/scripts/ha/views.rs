@@ -246,6 +246,7 @@ prop_compose! {
         let commit_rule = commit_rule.map(|(names, since, seen, from)| InForce { names: names.to_owned(), since, seen, from });
         Memory {
             standbys_seen: BTreeMap::new(), commit_rule, unmanaged: false, pre_promoted: None, pre_promote_failed,
+            stops_to_rewind: u32::from(slot_to_copy) * 2,
             slots_to_copy: if slot_to_copy { vec!["cdc".to_owned()] } else { Vec::new() },
             leaderless_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
             catching_up_since, ending_term, starting_since, standby_starts, failed_tasks, by_hand,
