@@ -18,7 +18,7 @@ comma := ,
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-newer setup-haproxy setup-promtool demo test check fix soak simulate fuzz bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-newer setup-haproxy setup-promtool demo test lint check fix soak simulate fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -162,17 +162,27 @@ demo: setup
 	$(CARGO) build --release --locked
 	@exec $(CARGO) run --release --locked --quiet -- dev $(ARGS)
 
-# One profile and one set of features for everything, so that nothing is compiled twice. The tests come last:
-# their summary is what is read. The end-to-end tests take turns by themselves.
+# One profile and one set of features for everything, so that nothing is compiled twice. The end-to-end tests take turns by
+# themselves and wait a lot: what the compiler says without building anything is asked in the meantime, with what they leave.
 test: setup setup-clients
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --no-deps --locked --document-private-items --lib
-	$(CARGO) test --locked --no-fail-fast --package howdah --package base2histogram
+	$(CARGO) test --locked --no-run --package howdah --package base2histogram
+	@mkdir -p $(LINT); echo "clippy and rustdoc run beside the tests: $(LINT)/log"; \
+	nice -n 19 $(MAKE) --no-print-directory lint >$(LINT)/log 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null' INT TERM; \
+	$(CARGO) test --locked --no-fail-fast --package howdah --package base2histogram; tests=$$?; \
+	if wait $$lint; then echo "clippy and rustdoc: nothing to say"; else tests=1; cat $(LINT)/log; fi; \
+	exit $$tests
+
+# In a directory of its own, so that nobody waits for the other's lock.
+LINT := target/lint
+lint: setup-rust setup-etcdctl
+	$(CARGO) clippy --target-dir $(LINT) --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+	  $(CARGO) doc --target-dir $(LINT) --no-deps --locked --document-private-items --lib
 
 check: setup-rust setup-etcdctl
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy --target-dir $(LINT) --all-targets --locked -- -D warnings
 	$(CARGO) test --locked --lib --test tidy
 
 fix: setup-etcdctl
