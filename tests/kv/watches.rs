@@ -16,7 +16,7 @@ use crate::server::{Server, Watch};
 use crate::target::{Model, Said, Target, get, put};
 
 const STEPS: usize = 200;
-const SEEDS: [u64; 2] = [11, 12];
+const SEEDS: [u64; 2] = [11, 1_125_173_767];
 
 /// A watch on either kind of store.
 enum Open {
@@ -172,7 +172,10 @@ async fn one(target: &mut Target, seed: u64) {
         let mut watch = open(target, again).await;
         seen.extend(read(target, &mut watch, expected.len() - seen.len(), resume).await);
         assert_eq!(seen, expected, "seed {seed}: {request:?}");
-        bookmark(target, &mut watch, now.min(events.last().map_or(now, |event| event.kv.mod_revision))).await;
+        // Where the whole was seen at once, the second watch begins after the last change: it has no mark to give yet.
+        if resume <= now {
+            bookmark(target, &mut watch, now.min(events.last().map_or(now, |event| event.kv.mod_revision))).await;
+        }
         close(target, watch);
     }
 }
