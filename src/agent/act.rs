@@ -2,6 +2,8 @@
 //!
 //! One step at a time. The first step that fails ends the plan; the next decision sees what is there.
 
+mod record;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +15,9 @@ use super::follow::{Configured, Whom, outside, parameters, recovery, upstream};
 use super::lock::Lock;
 use super::logins::Logins;
 use super::observe::{is_unmanaged, process_view};
-use super::upkeep::promotions;
 use crate::cluster::ClusterRecord;
 use crate::cluster::changes::EndedRecord;
-use crate::cluster::records::{BootstrapRecord, CredentialsRecord, HandoverRecord, Promotions, StatusRecord};
+use crate::cluster::records::CredentialsRecord;
 use crate::cluster::writes::Writes;
 use crate::config::node::CallbacksConfig;
 use crate::config::{ClusterSettings, SynchronousMode};
@@ -24,23 +25,22 @@ use crate::guardian::client::Guardian;
 use crate::guardian::protocol::{AdoptRequest, Escalate, StartMode, StartRequest};
 use crate::ha::step::BY_HAND;
 use crate::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, TaskKind, TaskView};
-use crate::ha::{ClusterView, PgStep, RecordStep, Step, names_to_start_with};
-use crate::kv::command::{Command, Response, TxnRequest, TxnResponse};
+use crate::ha::{ClusterView, PgStep, Step, names_to_start_with};
 use crate::postgres::{
     ConfigureOutcome, Credentials, Follow, GivenUp, Instance, MovedAs, Needs, Progress, ServerSettings,
 };
 use crate::raft::Store;
 use crate::telemetry::clock;
-use crate::types::{LeaderPermit, LeaseId, NodeName, StopMode, Term, TimelineId};
-
-/// A write to the record must be answered within.
-const WRITE: Duration = Duration::from_secs(2);
+use crate::types::{LeaderPermit, Mono, NodeName, StopMode, TimelineId};
 
 /// A fast stop that takes longer is ended by force.
 const STOP: Duration = Duration::from_secs(60);
 
 /// What a reload asks for is there within; a busy machine may need a second.
 const TAKEN_OVER: Duration = Duration::from_secs(5);
+
+/// A standby that could not lower a setting with its primary tries again after.
+const LOWER_AGAIN: Duration = Duration::from_secs(5);
 
 /// The promote signal is repeated this often: one that lands between two waits of the startup process is
 /// lost until `wal_retrieve_retry_interval`. Source: design section 6, "Promotion has a trap".
@@ -140,6 +140,8 @@ pub struct Actor {
     /// The shared settings as last written to the server's files; none = not by this process, or the node's own file
     /// has changed since.
     pub configured: Option<Configured>,
+    /// When it was last found that this standby cannot have a lower setting before its primary has it.
+    pub raised_at: Option<Mono>,
     /// The server has been told to read its files again, and the callback has not.
     pub reloaded: bool,
     /// A person asked the server to read its files again.
@@ -368,7 +370,7 @@ impl Actor {
         timeline: TimelineId,
         view: &ClusterView,
     ) -> Result<(), Failure> {
-        let cluster = decided_on(view)?.timeline();
+        let cluster = record::decided_on(view)?.timeline();
         let here = view.server.any().map_or(cluster, |server| server.timeline.max(cluster));
         let passed = self.instance.pass_over_timelines(here, timeline)?;
         if !passed.is_empty() {
@@ -437,7 +439,15 @@ impl Actor {
         }
         self.reload_asked = false;
         self.configured = Some(Configured::of(settings));
+        self.raised_at = outcome.raised.then(clock::now);
         Ok(())
+    }
+
+    /// Whether the server's files are as the settings ask for, as far as it is known. What a standby could not lower is
+    /// looked at again from time to time: its primary's restart is not announced.
+    pub fn is_configured(&self, settings: &ClusterSettings) -> bool {
+        let due = self.raised_at.is_some_and(|at| LOWER_AGAIN < clock::now().since(at));
+        !due && self.configured.as_ref() == Some(&Configured::of(settings))
     }
 
     /// What the files say of synchronous replication: what was decided, else what is in force, else what the record
@@ -642,140 +652,12 @@ impl Actor {
             None => std::future::pending().await,
         }
     }
-
-    async fn record(&mut self, step: &RecordStep, view: &ClusterView, memory: &mut Memory) -> Result<(), Failure> {
-        match step {
-            RecordStep::ClaimBootstrap => {
-                let bootstrap = BootstrapRecord { by: self.me.clone(), at: clock::wall() };
-                let txn = self.writes.claim_bootstrap(&self.me, self.lease()?, &bootstrap);
-                let answer = self.write(txn).await?;
-                self.lock.hold(Some(Term(answer.revision)));
-            }
-            RecordStep::FinishBootstrap { term, system_id } => {
-                let present = view.record.any().is_some_and(|record| record.config.is_some());
-                let config = (!present).then_some(&self.initial_config);
-                let credentials = self.credentials.as_ref().and_then(|known| self.logins.generated(known));
-                let txn = self.writes.finish_bootstrap(*term, *system_id, config, credentials.as_ref());
-                self.write(txn).await?;
-                info!(%system_id, "the cluster exists");
-            }
-            RecordStep::TakeLeader { reserve } => {
-                let txn = self.writes.take_leader(&self.me, self.lease()?, decided_on(view)?, *reserve);
-                let answer = self.write(txn).await?;
-                self.lock.hold(Some(Term(answer.revision)));
-                self.await_permit(Term(answer.revision)).await;
-            }
-            RecordStep::ReserveTimeline { term, timeline } => {
-                self.write(self.writes.reserve_timeline(*term, decided_on(view)?, *timeline)).await?;
-            }
-            RecordStep::ReleaseLeader { term } => {
-                let status = position(view).map(|optime| StatusRecord { optime, ..published_status(view) });
-                self.lock.give_up(*term);
-                memory.ending_term = Some(*term);
-                let history = self.unpublished_history(view);
-                let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
-                let txn = self.writes.release_leader(*term, status.as_ref(), history.as_ref(), creating);
-                self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
-                memory.crash_restarts.clear();
-            }
-            RecordStep::HandOver { term, to, shutdown_lsn, why } => {
-                let handover = HandoverRecord {
-                    from: self.me.clone(),
-                    to: to.clone(),
-                    shutdown_lsn: *shutdown_lsn,
-                    ended_term: term.0,
-                    at: clock::wall(),
-                    why: why.clone(),
-                };
-                self.lock.give_up(*term);
-                memory.ending_term = Some(*term);
-                let history = self.unpublished_history(view);
-                let txn = self.writes.hand_over(*term, &handover, &published_status(view), history.as_ref());
-                self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
-                memory.stopped_for_handover = None;
-            }
-            RecordStep::WriteSync { term, record, mod_revision } => {
-                let mut record = record.clone();
-                if let Some(degraded) = &mut record.degraded {
-                    degraded.since = degraded.since.or(Some(clock::wall()));
-                }
-                self.write(self.writes.sync(*term, &record, *mod_revision)).await?;
-            }
-            RecordStep::RemoveSync { term, mod_revision } => {
-                self.write(self.writes.remove_sync(*term, *mod_revision)).await?;
-            }
-            RecordStep::ClearRequest { mod_revision } => {
-                self.write(self.writes.clear_request(*mod_revision)).await?;
-                memory.stopped_for_handover = None;
-                memory.catching_up_since = None;
-            }
-        }
-        Ok(())
-    }
-
-    /// The permit follows the key by one quorum round; waiting here saves a tick.
-    async fn await_permit(&self, term: Term) {
-        let mut watch = self.lock.watch();
-        let arrived = watch.wait_for(|state| state.permit.is_some_and(|permit| permit.term == term));
-        // Not arriving in time is no error: the next decision sees it.
-        let _ = tokio::time::timeout(Duration::from_secs(1), arrived).await.is_ok();
-    }
-
-    /// Proposes a transaction; an unmet comparison is `Lost`.
-    pub async fn write(&self, txn: TxnRequest) -> Result<TxnResponse, Failure> {
-        match self.store.propose(Command::Txn(txn), WRITE).await {
-            Ok(Response::Txn(answer)) if answer.succeeded => {
-                // The next decision must not be made on a record from before this write.
-                let mut applied = self.store.applied();
-                let seen = applied.wait_for(|revision| answer.revision <= *revision);
-                match tokio::time::timeout(WRITE, seen).await {
-                    Ok(Ok(_)) => Ok(answer),
-                    Ok(Err(_)) | Err(_) => Err(Failure::Store("written, but not seen here in time".to_owned())),
-                }
-            }
-            Ok(Response::Txn(_)) => Err(Failure::Lost),
-            Ok(other) => Err(Failure::Store(format!("unexpected answer {other:?}"))),
-            Err(error) => Err(Failure::Store(error.to_string())),
-        }
-    }
-
-    /// The promotions until the timeline of the data here, if the record does not have the newest of them: this leader
-    /// stops within a heartbeat of its promotion.
-    fn unpublished_history(&self, view: &ClusterView) -> Option<Promotions> {
-        let DataDirView::Present(control) = &view.data_dir else { return None };
-        let record = view.record.any().filter(|record| record.timeline() < control.timeline)?;
-        // Not to be read: then it is not published, and the key is released all the same.
-        let history = self.instance.timeline_history(control.timeline).ok()?;
-        Some(promotions(record, &history, &self.me, clock::wall()))
-    }
-
-    fn lease(&self) -> Result<LeaseId, Failure> {
-        self.lock.state().lease.ok_or_else(|| Failure::Missing("this node has no lease yet".to_owned()))
-    }
 }
 
 /// Whoever asked for a restart has it with this start, also if there was nothing to stop.
 fn restarted(memory: &mut Memory) {
     if let Some(ByHand::Restart { stopped }) = &mut memory.by_hand {
         *stopped = true;
-    }
-}
-
-/// The record that the decision was made on.
-fn decided_on(view: &ClusterView) -> Result<&ClusterRecord, Failure> {
-    view.record.any().ok_or_else(|| Failure::Missing("the shared record has not been read yet".to_owned()))
-}
-
-/// What was published of the leader last.
-fn published_status(view: &ClusterView) -> StatusRecord {
-    let status = view.record.any().and_then(|record| record.status.as_ref());
-    status.map(|status| status.value.clone()).unwrap_or_default()
-}
-
-fn position(view: &ClusterView) -> Option<crate::types::Lsn> {
-    match &view.data_dir {
-        DataDirView::Present(control) => Some(control.checkpoint),
-        _ => None,
     }
 }
 

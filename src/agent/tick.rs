@@ -13,7 +13,7 @@ use super::act::{Actor, Outcome};
 use super::callbacks::Callbacks;
 use super::chronicle::Chronicle;
 use super::event::Event;
-use super::follow::{Configured, Whom};
+use super::follow::Whom;
 use super::journal::Journal;
 use super::local::Local;
 use super::lock::LockState;
@@ -280,9 +280,7 @@ impl Agent {
                 | Reason::Paused
         );
         let Some(server) = view.server.fresh().filter(|_| steady) else { return };
-        if !matches!(view.process, ProcessView::Running { .. })
-            || self.actor.configured.as_ref() == Some(&Configured::of(settings))
-        {
+        if !matches!(view.process, ProcessView::Running { .. }) || self.actor.is_configured(settings) {
             return;
         }
         let member = self.actor.follows.clone();

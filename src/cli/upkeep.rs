@@ -11,12 +11,16 @@ use super::change::{api_address, leader_first};
 use super::client::{Change, Client};
 use super::output::{confirm, note, print};
 use super::{Failure, Outcome, exit};
-use crate::agent::snapshot::{ClusterStatus, MemberRole, MemberStatus, Snapshot};
+use crate::agent::snapshot::{ClusterStatus, MemberRole, MemberStatus, PostgresState, SettingChange, Snapshot};
 use crate::config::HostPort;
 use crate::telemetry::clock;
+use crate::types::pg::STANDBY_FLOORS;
 
 /// How long `reinit --wait` waits.
 const COPY: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a standby may take to hear of its primary's restart; it looks every few seconds.
+const FOLLOW: Duration = Duration::from_secs(60);
 
 /// A member's name and main port.
 type Addressed = (String, HostPort);
@@ -34,7 +38,18 @@ pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
         members.truncate(1);
     }
     let when = scheduled.map_or(String::new(), |at| format!(" at {at}"));
-    confirm(&format!("Restarts PostgreSQL on {}{when}.", list_of(&members)), args.force)?;
+    let lowered = snapshot
+        .cluster
+        .as_ref()
+        .filter(|_| only_pending && !args.any)
+        .map(|c| lowered_by(c, &members))
+        .unwrap_or_default();
+    let then = if lowered.is_empty() {
+        String::new()
+    } else {
+        format!(" Then on its standbys, which can have the lower {} only after it.", lowered.join(", "))
+    };
+    confirm(&format!("Restarts PostgreSQL on {}{when}.{then}", list_of(&members)), args.force)?;
     let mut body = Map::new();
     let texts =
         [("schedule", scheduled), ("timeout", args.timeout.as_ref()), ("postgres_version", args.pg_version.as_ref())];
@@ -44,7 +59,63 @@ pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
     if args.pending {
         body.insert("restart_pending".into(), json!(true));
     }
-    send(client, &members, Method::POST, "/restart", Some(Value::Object(body))).await
+    let body = Value::Object(body);
+    send(client, &members, Method::POST, "/restart", Some(body.clone())).await?;
+    if lowered.is_empty() {
+        return Ok(());
+    }
+    let (snapshot, names) = cluster_and_members(client, &args.names).await?;
+    let followers = chosen(&snapshot, &names, |cluster, member| {
+        !cluster.is_leader(member.name.as_str())
+            && in_role(cluster, member, args.role)
+            && member.state == PostgresState::Running
+    });
+    let Ok(followers) = followers else { return Ok(()) };
+    note(&format!("{} became lower on the primary; now its standbys may follow", lowered.join(", ")));
+    for (name, address) in followers {
+        until_it_may_lower(client, &name, &lowered).await?;
+        send(client, &[(name, address)], Method::POST, "/restart", Some(body.clone())).await?;
+    }
+    Ok(())
+}
+
+/// What only standbys whose primary has it can have: settings that a restart of the leader, one of `members`, lowers.
+///
+/// Source: PostgreSQL documentation, 26.4.3 "Administrator's Overview" of hot standby.
+fn lowered_by(cluster: &ClusterStatus, members: &[Addressed]) -> Vec<String> {
+    let leader = cluster.members.iter().find(|member| cluster.is_leader(member.name.as_str()));
+    let Some(leader) = leader.filter(|leader| members.iter().any(|(name, _)| name == leader.name.as_str())) else {
+        return Vec::new();
+    };
+    let lower = |change: &SettingChange| {
+        let number = |text: &str| text.trim().parse::<i64>().ok();
+        number(&change.new_value).zip(number(&change.old_value)).is_some_and(|(new, old)| new < old)
+    };
+    let lowered =
+        leader.pending_restart.iter().filter(|(name, change)| STANDBY_FLOORS.contains(&name.as_str()) && lower(change));
+    lowered.map(|(name, _)| name.clone()).collect()
+}
+
+/// Waits until the member has replayed what its primary's restart has changed.
+async fn until_it_may_lower(client: &Client, name: &str, lowered: &[String]) -> Outcome {
+    let deadline = clock::now() + FOLLOW;
+    loop {
+        let snapshot = client.status(None).await?.snapshot;
+        let member = snapshot.cluster.as_ref().and_then(|cluster| cluster.member(name));
+        if member.is_some_and(|member| lowered.iter().any(|setting| member.pending_restart.contains_key(setting))) {
+            return Ok(());
+        }
+        if deadline <= clock::now() {
+            let text = format!(
+                "{name} has not taken over the lower {} from its primary within {} s; once `howdah list` shows it as \
+                 pending, give `howdah restart --pending` again",
+                lowered.join(", "),
+                FOLLOW.as_secs()
+            );
+            return Err(Failure::new(exit::FAILED, text));
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// `howdah reload`

@@ -275,6 +275,7 @@ async fn run_agent(
             promoted: false,
             created: false,
             configured: None,
+            raised_at: None,
             reload_asked: false,
             adopting: false,
             reloaded: false,

@@ -125,6 +125,7 @@ mod tests {
             ]),
             defaults: BTreeMap::from([("wal_keep_size".to_owned(), "128MB".to_owned())]),
             refused: Vec::new(),
+            raised: false,
         };
         let managed = BTreeMap::from([("primary_conninfo", "host=a user='it\\'s'".to_owned())]);
         let text = render(&Conf { base: Some("postgresql.base.conf"), wanted: &wanted, managed });

@@ -105,6 +105,9 @@ pub struct ConfigureOutcome {
     pub pending_restart: Vec<PendingRestart>,
     /// Parameters that were asked for and are not used, each with the reason.
     pub refused: Vec<RefusedSetting>,
+    /// A parameter is higher than asked for, because this standby's primary still has the higher value; once the primary
+    /// has been restarted and that was replayed here, the same call leads to what was asked for.
+    pub raised: bool,
     /// Parameters that were removed from `postgresql.auto.conf`, where they would have overridden ours.
     pub removed_from_auto_conf: Vec<String>,
     /// `pg_hba.conf` belongs to the operator and no list was given: it was left alone.
@@ -159,8 +162,17 @@ impl Instance {
             (true, true) => Needs::Reload,
             (true, false) => Needs::Nothing,
         };
-        let refused = parameters.refused;
-        Ok(ConfigureOutcome { changed, needs, reload, pending_restart, refused, removed_from_auto_conf, foreign_hba })
+        let Wanted { refused, raised, .. } = parameters;
+        Ok(ConfigureOutcome {
+            changed,
+            needs,
+            reload,
+            pending_restart,
+            refused,
+            raised,
+            removed_from_auto_conf,
+            foreign_hba,
+        })
     }
 
     /// Which of `parameters`, if they were the shared ones, PostgreSQL or howdah would refuse here. Changes nothing.

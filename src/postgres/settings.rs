@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control_data::StandbyFloors;
 use super::units::parse_integer;
+use crate::types::pg::STANDBY_FLOORS;
 
 /// Shared-memory and identity parameters: must be the same everywhere, so the local file cannot set them.
 /// (name, default, least value; none = not a number)
@@ -123,6 +124,8 @@ pub(super) struct Wanted {
     pub file: BTreeMap<String, String>,
     /// Asked for and not done.
     pub refused: Vec<RefusedSetting>,
+    /// Something is higher than asked for, because a standby needs it as long as its primary has it.
+    pub raised: bool,
 }
 
 /// Works out the wanted parameters.
@@ -217,16 +220,25 @@ impl Wanted {
 
     /// Raises what a standby needs: with less it would refuse to start.
     fn raise_to(&mut self, floors: StandbyFloors) {
-        for (name, floor) in [
-            ("max_connections", floors.max_connections),
-            ("max_worker_processes", floors.max_worker_processes),
-            ("max_wal_senders", floors.max_wal_senders),
-            ("max_prepared_transactions", floors.max_prepared_transactions),
-            ("max_locks_per_transaction", floors.max_locks_per_transaction),
-        ] {
+        let StandbyFloors {
+            max_connections,
+            max_worker_processes,
+            max_wal_senders,
+            max_prepared_transactions,
+            max_locks_per_transaction,
+        } = floors;
+        let floors = [
+            max_connections,
+            max_worker_processes,
+            max_wal_senders,
+            max_prepared_transactions,
+            max_locks_per_transaction,
+        ];
+        for (name, floor) in STANDBY_FLOORS.into_iter().zip(floors) {
             let wanted = self.forced.get(name).and_then(|v| parse_integer(v)).unwrap_or(0);
             if wanted < i64::from(floor) {
                 self.forced.insert(name.to_owned(), floor.to_string());
+                self.raised = true;
             }
         }
     }

@@ -33,3 +33,13 @@ pub enum StopMode {
     /// End at once; the next start recovers from WAL (SIGQUIT).
     Immediate,
 }
+
+/// What a standby may not have less of than its primary. Source: PostgreSQL documentation, section "Hot Standby". So
+/// these are raised on standbys first, and lowered on the primary first.
+pub const STANDBY_FLOORS: [&str; 5] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+];
