@@ -247,6 +247,7 @@ impl ClusterSettings {
                 "a logical slot needs wal_level: logical under postgresql.parameters (rule C6); without it PostgreSQL would not even start",
             );
         }
+        self.check_durability(reader);
         if self.failsafe_mode {
             reader.warning(
                 "failsafe_mode",
@@ -265,6 +266,29 @@ impl ClusterSettings {
                     seconds(ttl + Duration::from_secs(1))
                 ),
             );
+        }
+    }
+
+    /// Parameters that would take back what the other settings promise.
+    fn check_durability(&self, reader: &mut Reader<'_>) {
+        let switched_off = |name: &str| {
+            let value = self.postgresql.parameters.get(name)?;
+            let text = value.trim().trim_matches('\'').to_ascii_lowercase();
+            matches!(text.as_str(), "off" | "local" | "false" | "no" | "0" | "f" | "n").then_some(value)
+        };
+        if let Some(value) =
+            switched_off("synchronous_commit").filter(|_| self.synchronous_mode != SynchronousMode::Off)
+        {
+            let why = format!(
+                "{value} would acknowledge commits that no standby has, whatever synchronous_mode promises (rule C7); lower it for the roles or sessions whose commits may be lost (ALTER ROLE ... SET synchronous_commit), or turn synchronous_mode off"
+            );
+            reader.problem("postgresql.parameters.synchronous_commit", why);
+        }
+        for name in ["fsync", "full_page_writes"] {
+            if let Some(value) = switched_off(name) {
+                let why = format!("{value}: a crash of the machine can destroy the data, acknowledged or not");
+                reader.warning(&format!("postgresql.parameters.{name}"), why);
+            }
         }
     }
 
@@ -550,6 +574,20 @@ mod tests {
         assert_eq!(found.len(), 5, "{found:#?}");
         assert!(found.iter().any(|p| p.starts_with("ttl: loop_wait + 2*retry_timeout <= ttl (rule C1)")), "{found:#?}");
         assert!(found.iter().any(|p| p == "ttll: unknown key; did you mean ttl?"), "{found:#?}");
+    }
+
+    #[test]
+    fn what_would_take_back_a_promise_is_refused_or_named() {
+        let lowered = |mode: &str, value: Value| json!({"synchronous_mode": mode, "postgresql": {"parameters": {"synchronous_commit": value}}});
+        for value in [json!("off"), json!("local"), json!(false), json!("'OFF'")] {
+            let found = problems(lowered("quorum", value));
+            assert!(found[0].starts_with("postgresql.parameters.synchronous_commit: "), "{found:#?}");
+        }
+        ClusterSettings::parse(&lowered("quorum", json!("remote_apply"))).expect("stronger than asked for");
+        ClusterSettings::parse(&lowered("off", json!("local"))).expect("nothing is promised");
+        let unsafe_writes = json!({"postgresql": {"parameters": {"fsync": "off", "full_page_writes": false}}});
+        let (_, warnings) = ClusterSettings::parse(&unsafe_writes).expect("a person's choice");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
     }
 
     #[test]
