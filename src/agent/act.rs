@@ -431,6 +431,9 @@ impl Actor {
         for refused in &outcome.refused {
             warn!(?refused, "a parameter is refused by PostgreSQL and left out");
         }
+        for parameter in &outcome.removed_from_auto_conf {
+            warn!(parameter, "set by ALTER SYSTEM, and howdah decides it: removed from postgresql.auto.conf");
+        }
         let running = matches!(view.process, ProcessView::Running { .. });
         let new = !outcome.changed.is_empty() && outcome.needs != Needs::Nothing;
         if running && (new || self.reload_asked) {

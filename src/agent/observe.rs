@@ -104,7 +104,9 @@ impl Observer {
         memory.unmanaged = is_unmanaged(&guardian);
         let server = self.server(&process).await;
         let known = matches!(self.data_dir, Some(DataDirView::Present(_)));
-        if !matches!(process, ProcessView::Running { .. }) || !known {
+        // What runs holds its directory, and nobody looks at it. If PostgreSQL is silent, that may be why.
+        let vanished = server.fresh().is_none() && !self.instance.data_is_there();
+        if !matches!(process, ProcessView::Running { .. }) || !known || vanished {
             let newest = self.instance.newest_wal_timeline();
             self.newest_timeline = self.newest_timeline.max(newest);
             self.data_dir = Some(data_dir_view(self.instance.inspect().await, self.newest_timeline, self.creating));

@@ -128,7 +128,7 @@ pub struct Decision {
 
 /// Decides. Total: every view gets a decision, and an unknown fact never leads to a promotion.
 pub fn decide(view: &ClusterView) -> Decision {
-    let rules: [fn(&ClusterView) -> Option<Decision>; 12] = [
+    let rules: [fn(&ClusterView) -> Option<Decision>; 13] = [
         rules::safety::writable_without_permit,
         rules::safety::process_in_transition,
         rules::task::running,
@@ -136,6 +136,7 @@ pub fn decide(view: &ClusterView) -> Decision {
         rules::by_hand::asked,
         rules::safety::paused,
         rules::safety::record_unusable,
+        rules::safety::data_gone,
         rules::safety::data_unusable,
         rules::bootstrap::no_data,
         rules::stopped::stopped,

@@ -41,6 +41,7 @@ pub enum Reason {
     ServerSilent { why: String },
     StandbyKeepsEnding { attempts: u32 },
     // refusals
+    DataDirGone { what: String },
     ForeignDataDir { why: String },
     UnreadableDataDir { why: String },
     IncompleteDataDir { why: String },
@@ -168,6 +169,7 @@ codes! {
     GuardianUnreachable => "guardian_unreachable",
     ServerSilent => "server_silent",
     StandbyKeepsEnding => "standby_keeps_ending",
+    DataDirGone => "data_dir_gone",
     ForeignDataDir => "foreign_data_dir",
     UnreadableDataDir => "unreadable_data_dir",
     IncompleteDataDir => "incomplete_data_dir",
@@ -309,6 +311,9 @@ impl fmt::Display for Reason {
                     f,
                     "PostgreSQL was started as a standby {attempts} times in a row and never answered: see its log"
                 )
+            }
+            Self::DataDirGone { what } => {
+                write!(f, "PostgreSQL does not answer, and its data directory is gone: {what}")
             }
             Self::ForeignDataDir { why } => write!(f, "the data directory holds something else: {why}"),
             Self::UnreadableDataDir { why } => write!(f, "the data directory cannot be read: {why}"),

@@ -260,6 +260,12 @@ impl Instance {
         data_dir::inspect(&self.config.data_dir, &self.binaries, &self.user).await
     }
 
+    /// Whether the place of the data directory still holds one, at a glance. False only if it certainly does not.
+    pub fn data_is_there(&self) -> bool {
+        let version = std::fs::metadata(self.config.data_dir.join("PG_VERSION"));
+        version.err().is_none_or(|error| error.kind() != std::io::ErrorKind::NotFound)
+    }
+
     /// The newest timeline of which a WAL segment is here; none when there is no WAL or it cannot be listed.
     ///
     /// A standby has a segment of every timeline that it has received or replayed anything of, also when neither

@@ -1,11 +1,16 @@
 //! What comes before everything else: nobody writes without a permit, and blind nodes change nothing.
 
+use std::time::Duration;
+
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::Initialize;
 use crate::ha::decide::{Action, Decision, act, hold, start_standby, wait, wait_briefly};
 use crate::ha::reason::Reason;
 use crate::ha::view::{ClusterView, DataDirView, ProcessView};
-use crate::types::Fact;
+use crate::types::{Fact, StopMode};
+
+/// A server that is busy answers within that.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// A server that may accept writes while no permit holds is killed, paused or not, busy or not.
 ///
@@ -95,6 +100,25 @@ fn needed_and_damaged(record: &ClusterRecord) -> Vec<String> {
         matches!(name, "initialize" | "leader" | "history") && parts.next() != Some("members")
     };
     record.damaged.iter().filter(|(key, _)| needed(key)).map(|(key, why)| format!("{key}: {why}")).collect()
+}
+
+/// PostgreSQL that does not answer, and whose directory is not there any more, has nothing to go on with: it is ended, so
+/// that another node can lead, or this one can be copied anew. PostgreSQL looks for its directory once a minute only.
+/// One that answers is left alone: its files are open. So is one whose directory cannot be read: that says nothing.
+pub(in crate::ha) fn data_gone(view: &ClusterView) -> Option<Decision> {
+    let ProcessView::Running { .. } = view.process else { return None };
+    let what = match &view.data_dir {
+        DataDirView::Empty => "it is missing or empty".to_owned(),
+        DataDirView::Foreign { why } => why.clone(),
+        DataDirView::Present(_) | DataDirView::Incomplete { .. } | DataDirView::Unreadable { .. } => return None,
+    };
+    match view.server {
+        Fact::Fresh(_) => None,
+        Fact::Stale { age, .. } if age < SILENT => None,
+        Fact::Stale { .. } | Fact::Unknown { .. } => {
+            Some(act(Action::Stop { mode: StopMode::Immediate }, Reason::DataDirGone { what }))
+        }
+    }
 }
 
 /// Data that this cluster cannot use is never started. A node that leads with it makes way: a standby is
