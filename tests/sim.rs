@@ -41,6 +41,8 @@ mod network;
 mod node;
 #[path = "sim/operators.rs"]
 mod operators;
+#[path = "sim/out_of_order.rs"]
+mod out_of_order;
 #[path = "sim/places.rs"]
 mod places;
 #[path = "sim/profiles.rs"]

@@ -317,6 +317,7 @@ impl World {
         }
         if acting {
             let steps = plan(&decision.action, &self.nodes[node].agent.view);
+            let steps = self.in_some_order(node, &decision, steps);
             self.check_plan(node, &decision, &steps);
             self.stats.actions += 1;
             self.nodes[node].agent.decision = Some(decision);

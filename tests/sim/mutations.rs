@@ -2,7 +2,7 @@
 //! such switch.
 
 use crate::chance::Chance;
-use crate::clock::SEC;
+use crate::clock::{MS, SEC};
 use crate::profiles::{Profile, Theme};
 
 /// One thing that is done wrong.
@@ -48,6 +48,12 @@ pub enum Mutation {
     CommitsDoNotWait,
     /// Whom commits wait for is taken from the files: PostgreSQL is not told, and nobody looks at what it does.
     FilesAreTakenAsInForce,
+    /// PostgreSQL is told of a smaller synchronous set, or of another one, before the record says so.
+    SyncRecordShrinksLast,
+    /// The record names those who shall confirm before PostgreSQL waits for them.
+    SyncRecordGrowsFirst,
+    /// A standby is promoted before `synchronous_standby_names` is set, and the record that goes with it.
+    PromotesBeforeNamesAreSet,
     /// Whoever may race reads the record as if it let everybody lead.
     SyncRecordIsTooGenerous,
     /// A directory that is to be replaced is not moved aside first.
@@ -71,6 +77,24 @@ impl Mutation {
             Self::CommitsDoNotWait | Self::FilesAreTakenAsInForce => {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { synchronous: "quorum", lasts: 300 * SEC, ..about }
+            }
+            // Whoever writes must be lost between the two writes, and the one whom the first of them has left out comes back.
+            Self::SyncRecordShrinksLast => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                let pace = Profile { fault_every: 8 * SEC, fault_lasts: 50 * SEC, lasts: 900 * SEC, ..about };
+                let pace = Profile { operator_every: 0, recovery_max: 200 * MS, task_fails: 0, ..pace };
+                Profile { synchronous: "on", confirming: 1, nodes: 3, crash_between: 6, ..pace }
+            }
+            // What nobody waits for must not have arrived yet when whoever wrote it is lost.
+            Self::SyncRecordGrowsFirst => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                let pace = Profile { fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, ..about };
+                Profile { synchronous: "on", slow: true, crash_between: 10, ..pace }
+            }
+            Self::PromotesBeforeNamesAreSet => {
+                let about = Profile::about(Theme::Anything, &mut chance);
+                let pace = Profile { fault_every: 3 * SEC, fault_lasts: 10 * SEC, lasts: 300 * SEC, ..about };
+                Profile { synchronous: "quorum", crash_between: 10, ..pace }
             }
             // One who has not received what another has confirmed must be alone with those who have not either.
             Self::SyncRecordIsTooGenerous => {
@@ -131,6 +155,9 @@ pub const ALL: &[(Mutation, &[&str], u64)] = &[
     (Mutation::CommitsDoNotWait, &["P2"], 300),
     (Mutation::FilesAreTakenAsInForce, &["P2"], 300),
     (Mutation::StandbysStartWithoutSignal, &["P1", "one history"], 200),
+    (Mutation::SyncRecordShrinksLast, &["P2"], 1000),
+    (Mutation::SyncRecordGrowsFirst, &["P2"], 300),
+    (Mutation::PromotesBeforeNamesAreSet, &["P2"], 300),
     (Mutation::SyncRecordIsTooGenerous, &["P2"], 300),
     (Mutation::NothingIsMovedAside, &["P5"], 200),
     (Mutation::TagIsForgotten, &["tags"], 300),
