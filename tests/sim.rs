@@ -15,6 +15,8 @@
 
 #[path = "sim/agent.rs"]
 mod agent;
+#[path = "sim/archive.rs"]
+mod archive;
 #[path = "sim/chance.rs"]
 mod chance;
 #[path = "sim/clock.rs"]
@@ -43,6 +45,8 @@ mod node;
 mod operators;
 #[path = "sim/out_of_order.rs"]
 mod out_of_order;
+#[path = "sim/outside.rs"]
+mod outside;
 #[path = "sim/places.rs"]
 mod places;
 #[path = "sim/profiles.rs"]
@@ -219,6 +223,16 @@ fn quiet_days_keep_every_promise() {
     play(seeds, |seed| Profile::quiet(seed, Quiet::Skipped, 48), enough);
 }
 
+/// Clusters that follow another one and are followed by it, in turn. With `SIM_MINUTES=60` for so long.
+#[test]
+fn clusters_that_follow_another_keep_every_promise() {
+    let begun = stopwatch();
+    let (first, minutes) = (number("SIM_FROM").unwrap_or(0), number("SIM_MINUTES"));
+    let enough = || minutes.is_some_and(|minutes| 60 * minutes <= begun.elapsed().as_secs());
+    let seeds = first..if minutes.is_some() { u64::MAX } else { first + 20 };
+    play(seeds, Profile::elsewhere, enough);
+}
+
 /// What is skipped would have changed nothing: the same days, played event by event as well, come to the same.
 #[test]
 fn quiet_hours_can_be_passed_over() {
@@ -239,6 +253,7 @@ fn one_seed() {
     let mutation = named.and_then(|named| all.clone().find(|mutation| format!("{mutation:?}") == named));
     let plain = || match std::env::var("SIM_QUIET").as_deref() {
         Ok(_) => Profile::quiet(seed, Quiet::Skipped, number("SIM_QUIET").unwrap_or(48)),
+        Err(_) if std::env::var_os("SIM_ELSEWHERE").is_some() => Profile::elsewhere(seed),
         Err(_) => Profile::of(seed),
     };
     let profile = mutation.map_or_else(plain, |mutation| mutation.profile(seed));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use howdah::agent::local::Place;
 use howdah::agent::observe::{peers_matter, process_view, record_fact, remember, rules};
 use howdah::agent::orders::{Orders, Working};
-use howdah::agent::publish::{candidate, promotable};
+use howdah::agent::publish::candidate;
 use howdah::agent::tick::note;
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
@@ -164,6 +164,9 @@ impl World {
         let it = &self.nodes[node];
         let mut settings = rules(&it.agent.settings, &it.standing.place);
         settings.nofailover &= !forgotten;
+        if self.mutated(Mutation::StandbyClusterIsForgotten) {
+            settings.standby_cluster = None;
+        }
         let agent = &mut self.nodes[node].agent;
         agent.view.settings = settings;
         agent.view.task = agent.task.as_ref().map(|task| task.view.clone());
@@ -246,13 +249,13 @@ impl World {
         if asker.epoch != epoch || asker.ticket != ticket || !answers || there.pg.frozen {
             return;
         }
-        let (may, takes_part) = (there.agent.promotable, there.agent.candidate);
+        let takes_part = there.agent.candidate;
         let status = self.sql(other).ok();
         let recovery = status.as_ref().is_some_and(|status| status.in_recovery);
         let replays = status.as_ref().is_none_or(|status| status.replaying);
         let answer = PeerView {
             writable: status.as_ref().is_some_and(|status| !status.in_recovery),
-            promotable: may && recovery,
+            promotable: takes_part && recovery,
             timeline: status.as_ref().map(|status| status.timeline),
             position: status.as_ref().map(|status| status.position),
             pending: takes_part && replays,
@@ -309,7 +312,7 @@ impl World {
         let mut memory = std::mem::take(&mut agent.view.memory);
         note(&agent.view, &decision, &mut memory);
         agent.view.memory = memory;
-        (agent.candidate, agent.promotable) = (candidate(&agent.view), promotable(&agent.view));
+        agent.candidate = candidate(&agent.view);
         self.trace_decision(node, &decision);
         let acting = !matches!(decision.action, Action::Hold | Action::Wait);
         if acting || self.nodes[node].agent.decision.as_ref() != Some(&decision) {
@@ -401,6 +404,10 @@ impl World {
             self.guardian_begins(node);
         }
         self.keeper_begins(node, ttl);
+        if let Some(term) = self.nodes[node].ended {
+            self.nodes[node].memory().ending_term = Some(term);
+            self.keeper_gives_up(node, term);
+        }
         let after = self.chance.between(MS, 50 * MS);
         if !witness {
             self.tick_in(node, after, Phase::Pausing);
@@ -492,6 +499,7 @@ pub fn new_agent(
         last_received: None,
         sighted: None,
         follows: None,
+        follows_outside: false,
         names: None,
         created: false,
         promoted: false,
@@ -501,7 +509,6 @@ pub fn new_agent(
         raft_move_at: None,
         checkpointing: false,
         candidate: false,
-        promotable: false,
         shutting_down: false,
         orders: Orders::default(),
         working: Working::default(),

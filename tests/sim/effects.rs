@@ -2,7 +2,8 @@
 //!
 //! The book-keeping beside each step is that of `agent/act.rs`. A crash may fall before and after every step.
 
-use howdah::agent::upkeep::{promotions, role_words, state_words};
+use howdah::agent::follow::Whom;
+use howdah::agent::upkeep::{leads_standby_cluster, promotions, role_words, state_words};
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{BootstrapRecord, HandoverRecord, MemberRecord, Promotions, StatusRecord};
 use howdah::ha::step::BY_HAND;
@@ -10,12 +11,12 @@ use howdah::ha::view::{Attempts, ByHand, DataDirView, Memory, ProcessView, SyncM
 use howdah::ha::{PgStep, RecordStep, Step, names_to_start_with, sync_wish};
 use howdah::kv::command::TxnRequest;
 use howdah::types::timeline::HistoryEntry;
-use howdah::types::{LeaderPermit, Lsn, NodeName, Term, TimelineHistory, TimelineId, WallTime};
+use howdah::types::{LeaderPermit, Lsn, Term, TimelineHistory, TimelineId, WallTime};
 
 use crate::clock::{MS, SEC};
 use crate::keeper::GUARDIAN_PATIENCE;
 use crate::model_guardian::{Reply, Wish};
-use crate::model_postgres::Proc;
+use crate::model_postgres::{Proc, Source};
 use crate::model_store::{Answer, Ask, Asker};
 use crate::mutations::Mutation;
 use crate::node::{Chore, Phase, Task};
@@ -128,9 +129,9 @@ impl World {
         let now = self.nodes[node].clock.at(self.now);
         let at = self.nodes[node].agent.view.now;
         match step {
-            PgStep::Initdb => self.begin_task(node, TaskKind::Initdb, None),
+            PgStep::Initdb => self.begin_task(node, TaskKind::Initdb, Whom::Nobody),
             PgStep::BaseBackup { from } => {
-                let begun = self.begin_task(node, TaskKind::BaseBackup, Some(from));
+                let begun = self.begin_task(node, TaskKind::BaseBackup, Whom::Member(from));
                 if let (Begun::Done, Some(ByHand::Reinitialize { moved, .. })) =
                     (&begun, &mut self.nodes[node].memory().by_hand)
                 {
@@ -138,10 +139,9 @@ impl World {
                 }
                 begun
             }
-            PgStep::Rewind { from } => self.begin_task(node, TaskKind::Rewind, Some(from)),
-            PgStep::ConfigureOutside | PgStep::BaseBackupOutside | PgStep::PrePromote { .. } => {
-                panic!("no world here has a primary outside or a command before promotions")
-            }
+            PgStep::BaseBackupOutside => self.begin_task(node, TaskKind::BaseBackup, Whom::Outside),
+            PgStep::Rewind { from } => self.begin_task(node, TaskKind::Rewind, Whom::Member(from)),
+            PgStep::PrePromote { .. } => panic!("no world here has a command before promotions"),
             PgStep::CancelTask => {
                 if let Some(task) = &mut self.nodes[node].agent.task {
                     task.cancelled = true;
@@ -156,11 +156,15 @@ impl World {
                 if follow.is_some() {
                     self.nodes[node].agent.names = None;
                 }
-                self.configure(node, follow.as_ref())
+                self.configure(node, follow.as_ref().map_or(Whom::Nobody, Whom::Member))
+            }
+            PgStep::ConfigureOutside => {
+                self.nodes[node].agent.names = None;
+                self.configure(node, Whom::Outside)
             }
             PgStep::Enforce { names } => {
                 self.nodes[node].agent.names.clone_from(names);
-                self.configure(node, None)
+                self.configure(node, Whom::Nobody)
             }
             PgStep::StartStandby => {
                 let memory = self.nodes[node].memory();
@@ -230,20 +234,19 @@ impl World {
         }
     }
 
-    fn configure(&mut self, node: usize, follow: Option<&NodeName>) -> Begun {
-        let view = &self.nodes[node].agent.view;
-        let known = |leader: &NodeName| view.record.any().is_some_and(|record| record.members.contains_key(leader));
-        let running = matches!(view.process, ProcessView::Running { .. });
-        if follow.is_some_and(|leader| !known(leader)) || self.nodes[node].disk.full {
+    fn configure(&mut self, node: usize, follow: Whom<'_>) -> Begun {
+        let running = matches!(self.nodes[node].agent.view.process, ProcessView::Running { .. });
+        let Some(target) = self.source_of(node, follow).filter(|_| !self.nodes[node].disk.full) else {
             return Begun::Failed;
-        }
-        let target = follow.and_then(|leader| self.nodes.iter().position(|other| other.name == *leader));
+        };
         let names = self.names_for(node).unwrap_or_default();
         let receives = self.nodes[node].agent.view.server.any().is_some_and(|s| s.in_recovery && s.receiving);
         let Some(data) = &mut self.nodes[node].disk.data else { return Begun::Failed };
         let changed = data.follow != target || data.names != names;
         (data.follow, data.names) = (target, names);
-        self.nodes[node].agent.follows = follow.cloned();
+        let agent = &mut self.nodes[node].agent;
+        agent.follows = if let Whom::Member(leader) = follow { Some(leader.clone()) } else { None };
+        agent.follows_outside = follow == Whom::Outside;
         if !running {
             return Begun::Done;
         }
@@ -254,7 +257,7 @@ impl World {
         }
         let waits = match &self.nodes[node].agent.doing {
             Some(Step::Pg(PgStep::Enforce { names })) => names.is_some(),
-            _ => follow.is_none() && receives,
+            _ => follow == Whom::Nobody && receives,
         };
         if !waits {
             return Begun::Done;
@@ -264,10 +267,28 @@ impl World {
         Begun::Waits(TAKEN_OVER)
     }
 
+    /// Where the log of `whom` comes from: the outer none while that is not known.
+    #[expect(clippy::option_option, reason = "nobody is followed, or it is not known where they are")]
+    fn source_of(&self, node: usize, whom: Whom<'_>) -> Option<Option<Source>> {
+        let agent = &self.nodes[node].agent;
+        match whom {
+            Whom::Nobody => Some(None),
+            Whom::Outside => agent.settings.standby_cluster.is_some().then_some(Some(Source::Outside)),
+            Whom::Member(name) => {
+                let member = agent.view.record.any().is_some_and(|record| record.members.contains_key(name));
+                let at = self.nodes.iter().position(|other| other.name == *name).filter(|_| member)?;
+                Some(Some(Source::Member(at)))
+            }
+        }
+    }
+
     /// What the files say of synchronous replication; as in `agent/act.rs`.
     fn names_for(&self, node: usize) -> Option<String> {
         let agent = &self.nodes[node].agent;
-        if agent.view.settings.synchronous.mode == SyncMode::Off {
+        let relied_on = agent.view.record.any().is_none_or(|record| {
+            record.sync.as_ref().is_some_and(|sync| !sync.sync_standby.is_empty()) || record.sync_damage().is_some()
+        });
+        if agent.view.settings.synchronous.mode == SyncMode::Off && !relied_on {
             return None;
         }
         let in_force = || match agent.view.server.any() {
@@ -367,15 +388,11 @@ impl World {
         }
     }
 
-    fn begin_task(&mut self, node: usize, kind: TaskKind, from: Option<&NodeName>) -> Begun {
-        let view = &self.nodes[node].agent.view;
-        let known = |from: &NodeName| view.record.any().is_some_and(|record| record.members.contains_key(from));
-        if from.is_some_and(|from| !known(from)) {
-            return Begun::Failed;
-        }
-        let view = TaskView { kind, from: from.cloned(), since: view.now };
-        let from = from.and_then(|from| self.nodes.iter().position(|other| other.name == *from));
-        let from_epoch = from.map_or(0, |from| self.nodes[from].pg.epoch);
+    fn begin_task(&mut self, node: usize, kind: TaskKind, whom: Whom<'_>) -> Begun {
+        let Some(from) = self.source_of(node, whom) else { return Begun::Failed };
+        let name = if let Whom::Member(name) = whom { Some(name.clone()) } else { None };
+        let view = TaskView { kind, from: name, since: self.nodes[node].agent.view.now };
+        let from_epoch = from.map_or(0, |from| self.epoch_of(from));
         let serial = self.nodes[node].agent.ticket;
         let task = Task { view, kind, from, from_epoch, serial, cancelled: false, ended: None };
         self.nodes[node].agent.task = Some(task);
@@ -471,6 +488,7 @@ impl World {
     fn remembers_the_end(&mut self, node: usize, term: Term) {
         if !self.mutated(Mutation::PermitOutlivesTheRelease) {
             self.nodes[node].memory().ending_term = Some(term);
+            self.nodes[node].ended = Some(term);
         }
     }
 
@@ -596,22 +614,31 @@ impl World {
                 self.nodes[node].agent.checkpointing = true;
                 self.pg_checkpoint(node);
             }
-            let agent = &mut self.nodes[node].agent;
             if let Some(term) = term {
-                if behind {
-                    agent.chores.push_back(Chore::History(term));
-                }
-                let status = StatusRecord { optime, ..StatusRecord::default() };
-                if agent.status.as_ref() != Some(&status) {
-                    agent.chores.push_back(Chore::Status(term, status));
-                }
+                self.publish_leader(node, term, behind, optime);
             }
             self.move_raft_leadership(node);
+        } else if let (true, Some((_, timeline, optime))) = (leads_standby_cluster(view), server)
+            && let Some(term) = record.and_then(|record| record.term())
+        {
+            let behind = record.is_some_and(|record| record.timeline() != timeline);
+            self.publish_leader(node, term, behind, optime);
         } else {
             self.nodes[node].agent.status = None;
         }
         self.publish_member(node);
         self.next_chore(node);
+    }
+
+    fn publish_leader(&mut self, node: usize, term: Term, behind: bool, optime: Lsn) {
+        let agent = &mut self.nodes[node].agent;
+        if behind {
+            agent.chores.push_back(Chore::History(term));
+        }
+        let status = StatusRecord { optime, ..StatusRecord::default() };
+        if agent.status.as_ref() != Some(&status) {
+            agent.chores.push_back(Chore::Status(term, status));
+        }
     }
 
     fn move_raft_leadership(&mut self, node: usize) {

@@ -23,6 +23,8 @@ pub enum Mending {
     Net,
     Disks,
     Disk(usize),
+    /// The server outside starts again.
+    Outside,
     /// An operator's pause ends.
     Unpause,
 }
@@ -89,6 +91,10 @@ impl World {
         let end = |mending| Event::Mend(mending);
         if self.chance.one_in(self.profile.lost_disks) {
             self.disk_is_lost(node, lasts);
+            return;
+        }
+        if self.outside.is_some() && self.chance.one_in(8) {
+            self.outside_fault(node, lasts);
             return;
         }
         let kind = if self.chance.one_in(self.profile.blackouts) { 17 } else { self.chance.below(18) };
@@ -239,7 +245,7 @@ impl World {
         let it = &mut self.nodes[node];
         if store {
             // A new member takes the old one's place, and votes when it has everything.
-            (it.applied, it.voter) = (0, false);
+            (it.applied, it.voter, it.ended) = (0, false, None);
         }
         if data {
             it.disk = Disk::default();
@@ -312,7 +318,10 @@ impl World {
 
     /// A node is cut off: from everybody in both directions, or in one.
     fn isolate(&mut self, node: usize, lasts: u64) {
-        let others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
+        let mut others: Vec<usize> = (0..self.nodes.len()).filter(|other| *other != node).collect();
+        if self.outside.is_some() && self.chance.one_in(2) {
+            others.push(self.way_outside());
+        }
         let (inward, outward) = *self.chance.pick(&[(true, true), (true, true), (true, false), (false, true)]);
         let mut ways = Vec::new();
         for other in others {
@@ -338,7 +347,7 @@ impl World {
         }
     }
 
-    fn cut(&mut self, ways: &[(usize, usize)]) {
+    pub fn cut(&mut self, ways: &[(usize, usize)]) {
         self.trace(ways[0].0, || format!("fault: cut {ways:?}"));
         self.settle_all();
         for (from, to) in ways.iter().filter(|(from, to)| from != to) {
@@ -383,6 +392,7 @@ impl World {
             Mending::Disk(node) => {
                 (self.nodes[node].disk.full, self.nodes[node].disk.unreadable) = (false, false);
             }
+            Mending::Outside => self.outside_is_back(),
             Mending::Unpause => self.operator_pauses(false),
         }
     }

@@ -43,7 +43,7 @@ pub struct Data {
     /// Pages of a half-done operation: whoever starts on them serves nonsense.
     pub torn: bool,
     /// Whom the configuration follows.
-    pub follow: Option<usize>,
+    pub follow: Option<Source>,
     /// Whom the configuration has commits wait for.
     pub names: String,
     /// Where the last checkpoint began.
@@ -75,10 +75,18 @@ pub enum Proc {
     Killing,
 }
 
-/// A connection to the node that is followed.
+/// Where log comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Member(usize),
+    /// The primary outside the cluster.
+    Outside,
+}
+
+/// A connection to whoever is followed.
 #[derive(Debug, Clone)]
 pub struct Receiver {
-    pub from: usize,
+    pub from: Source,
     pub from_epoch: u32,
     /// What is on its way: when it arrives, and what.
     pub queue: VecDeque<(u64, Tip)>,
@@ -136,6 +144,7 @@ pub enum PgNews {
     Replayed,
     Promoted,
     Connect,
+    Restores,
     Stopped,
     Killed,
     Checkpointed,
@@ -194,9 +203,11 @@ impl World {
             PgNews::Up => self.pg_up(node),
             PgNews::Replayed => {
                 self.nodes[node].pg.replaying = None;
+                self.archive_is_asked_by(node);
                 self.pg_reconnect_all();
             }
             PgNews::Connect => self.pg_connect(node),
+            PgNews::Restores => self.pg_restores(node),
             PgNews::Promoted => self.pg_promoted(node),
             PgNews::Stopped => self.pg_try_to_end(node),
             PgNews::Killed => self.pg_gone(node, true),
@@ -282,7 +293,7 @@ impl World {
         let tip = self.data(node).tip;
         let known = self.data(node).known;
         let newest = self.wal.timeline(tip.0).max(known);
-        if self.wal.is_used(newest + 1) {
+        if self.wal.is_used(newest + 1, self.nodes.len()) {
             self.fail("one history", node, format!("its promotion is the second one to timeline {}", newest + 1));
         }
         let branch = self.wal.branch(newest + 1, Some(tip), node);
@@ -294,8 +305,9 @@ impl World {
         let pg = &mut self.nodes[node].pg;
         (pg.recovery, pg.promoting, pg.receiver) = (false, false, None);
         self.note_promotion(node, tip);
+        self.archive_takes((branch, tip.1));
         // Who streams from it is cut off for a moment and finds the new timeline.
-        self.disconnect_from(node);
+        self.disconnect_from(Source::Member(node));
         self.became_writable(node);
         self.guardian_notices_promotion(node);
     }
@@ -333,6 +345,7 @@ impl World {
         let data = self.data(node);
         (data.tip, data.known) = (tip, data.known);
         self.nodes[node].pg.moved_at = self.now;
+        self.archive_takes(tip);
         self.pg_sends(node, tip, self.now);
         tip
     }
@@ -369,7 +382,7 @@ impl World {
         let waits = !self.nodes[node].pg.recovery
             && (0..self.nodes.len()).any(|other| {
                 let it = &self.nodes[other];
-                it.pg.receiver.as_ref().is_some_and(|receiver| receiver.from == node)
+                it.pg.receiver.as_ref().is_some_and(|receiver| receiver.from == Source::Member(node))
                     && it.disk.data.as_ref().is_some_and(|data| data.tip != tip)
             });
         if waits {
@@ -423,7 +436,7 @@ impl World {
         self.nodes[node].agent.checkpointing = false;
         let pg = &mut self.nodes[node].pg;
         pg.epoch += 1;
-        self.disconnect_from(node);
+        self.disconnect_from(Source::Member(node));
         self.guardian_sees_the_end(node);
     }
 
@@ -442,7 +455,7 @@ impl World {
         let standbys = (0..self.nodes.len())
             .filter(|other| {
                 let receiver = self.nodes[*other].pg.receiver.as_ref();
-                receiver.is_some_and(|receiver| receiver.from == node && receiver.from_epoch == it.pg.epoch)
+                receiver.is_some_and(|it| it.from == Source::Member(node) && it.from_epoch == self.nodes[node].pg.epoch)
             })
             .filter_map(|other| {
                 let there = &self.nodes[other];
@@ -466,7 +479,7 @@ impl World {
                 false => it.pg.sync.shown(self.now).to_owned(),
             },
             checkpoint_redo: Lsn(data.redo),
-            follows_outside: false,
+            follows_outside: it.agent.follows_outside,
             follows: it.agent.follows.clone(),
             standbys,
         })

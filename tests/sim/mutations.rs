@@ -60,6 +60,8 @@ pub enum Mutation {
     NothingIsMovedAside,
     /// A node does not know that its tag forbids it to lead.
     TagIsForgotten,
+    /// A node does not know that its cluster follows another.
+    StandbyClusterIsForgotten,
 }
 
 impl Mutation {
@@ -124,6 +126,7 @@ impl Mutation {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { operator_every: 10 * SEC, orders: 2, ..about }
             }
+            Self::StandbyClusterIsForgotten => Profile::elsewhere(seed),
             Self::PauseIsIgnored => {
                 let about = Profile::about(Theme::Anything, &mut chance);
                 Profile { operator_every: 10 * SEC, ..about }
@@ -161,6 +164,7 @@ pub const ALL: &[(Mutation, &[&str], u64)] = &[
     (Mutation::SyncRecordIsTooGenerous, &["P2"], 300),
     (Mutation::NothingIsMovedAside, &["P5"], 200),
     (Mutation::TagIsForgotten, &["tags"], 300),
+    (Mutation::StandbyClusterIsForgotten, &["P1"], 200),
     (Mutation::ReplayedIsTakenAsReceived, &["P2"], 3000),
     (Mutation::PermitOutlivesTheRelease, &["P1"], 10_000),
 ];

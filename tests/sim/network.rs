@@ -14,12 +14,9 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new(nodes: usize, always_slow: bool) -> Self {
-        Self { cut: vec![vec![false; nodes]; nodes], slow: always_slow, always_slow, loses: 0 }
-    }
-
-    pub fn nodes(&self) -> usize {
-        self.cut.len()
+    /// Between `ends` of which the last is outside the cluster.
+    pub fn new(ends: usize, always_slow: bool) -> Self {
+        Self { cut: vec![vec![false; ends]; ends], slow: always_slow, always_slow, loses: 0 }
     }
 
     pub fn cut(&mut self, from: usize, to: usize) {

@@ -15,7 +15,7 @@ use howdah::ha::{Decision, Step};
 use howdah::types::{Fact, LeaseId, Lsn, Mono, NodeName, Term, TimelineId};
 
 use crate::clock::Clock;
-use crate::model_postgres::{Disk, Pg};
+use crate::model_postgres::{Disk, Pg, Source};
 use crate::places::Standing;
 use crate::world::Event;
 
@@ -36,6 +36,8 @@ pub struct Node {
     pub guardian: Guardian,
     pub pg: Pg,
     pub disk: Disk,
+    /// The leadership that an agent here has asked to end; on the disk of the store.
+    pub ended: Option<Term>,
     /// What the local replica of the store has applied: an index of the store's entries.
     pub applied: usize,
     /// News of the store is on its way.
@@ -94,6 +96,7 @@ pub struct Agent {
     /// PostgreSQL has answered since it was last seen to run, and when.
     pub sighted: Option<Mono>,
     pub follows: Option<NodeName>,
+    pub follows_outside: bool,
     /// `synchronous_standby_names` as last decided.
     pub names: Option<String>,
     pub created: bool,
@@ -104,7 +107,6 @@ pub struct Agent {
     pub raft_move_at: Option<Mono>,
     pub checkpointing: bool,
     pub candidate: bool,
-    pub promotable: bool,
     pub shutting_down: bool,
     /// What people have asked of this node alone.
     pub orders: Orders,
@@ -118,7 +120,7 @@ pub struct Agent {
 pub struct Task {
     pub view: TaskView,
     pub kind: TaskKind,
-    pub from: Option<usize>,
+    pub from: Option<Source>,
     pub from_epoch: u32,
     pub serial: u64,
     pub cancelled: bool,

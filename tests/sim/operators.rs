@@ -26,6 +26,10 @@ impl World {
             self.operator_orders(node);
             return;
         }
+        if self.outside.is_some() && self.chance.one_in(3) {
+            self.operator_moves_the_lead();
+            return;
+        }
         if self.profile.modes_change && self.chance.one_in(4) {
             self.operator_changes_mode();
             return;
@@ -124,7 +128,8 @@ impl World {
         self.operator_sets("pause", json!(pause));
     }
 
-    fn operator_sets(&mut self, key: &str, value: Value) {
+    /// A null takes it out.
+    pub fn operator_sets(&mut self, key: &str, value: Value) {
         let Some(txn) = self.setting(key, value) else { return };
         let node = self.chance.node(self.nodes.len());
         if self.nodes[node].agent_runs() {
@@ -136,16 +141,26 @@ impl World {
     fn setting(&mut self, key: &str, value: Value) -> Option<howdah::kv::command::TxnRequest> {
         let config = self.store.truth().config.clone()?;
         let mut settings = config.value;
-        settings.as_object_mut()?.insert(key.to_owned(), value);
+        let keys = settings.as_object_mut()?;
+        match value {
+            Value::Null => drop(keys.remove(key)),
+            value => drop(keys.insert(key.to_owned(), value)),
+        }
         Some(self.writes.config(&settings, config.mod_revision))
     }
 
     /// What a person would do when all is over: hands on again, no limits that keep everybody from leading.
     pub fn operator_relents(&mut self) {
         for (key, value) in [("pause", json!(false)), ("maximum_lag_on_failover", json!(1 << 20))] {
-            if let Some(txn) = self.setting(key, value) {
-                self.store_applies(&Command::Txn(txn));
-            }
+            self.operator_has_set(key, value);
+        }
+        self.operator_settles_the_lead();
+    }
+
+    /// As [`World::operator_sets`], and it has come to pass.
+    pub fn operator_has_set(&mut self, key: &str, value: Value) {
+        if let Some(txn) = self.setting(key, value) {
+            self.store_applies(&Command::Txn(txn));
         }
     }
 
@@ -160,9 +175,10 @@ impl World {
         let able = |node: &usize| {
             let it = &self.nodes[*node];
             let data = it.disk.data.as_ref().filter(|data| timeline <= self.wal.timeline(data.tip.0));
-            !it.standing.place.nofailover && it.agent.promotable && data.is_some()
+            !it.standing.place.nofailover && it.agent.candidate && data.is_some()
         };
-        let has = |node: &usize| self.nodes[*node].disk.data.as_ref().map(|data| data.tip.1);
+        let has =
+            |node: &usize| self.nodes[*node].disk.data.as_ref().map(|data| (self.wal.timeline(data.tip.0), data.tip.1));
         let Some(best) = (0..self.nodes.len()).filter(able).max_by_key(has) else { return };
         let request = FailoverRecord { leader: None, member: Some(self.name(best)), scheduled_at: None };
         if record.failover.as_ref().is_some_and(|asked| asked.value == request) {

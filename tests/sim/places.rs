@@ -37,6 +37,11 @@ pub fn standings(profile: &Profile, names: &[NodeName], chance: &mut Chance) -> 
         it.place.nofailover = true;
         it.tag("nofailover", json!(true));
     }
+    if profile.nostream {
+        let it = &mut all[servers - 1];
+        it.place.upstream = UpstreamTag::Archive;
+        it.tag("nostream", json!(true));
+    }
     if !profile.tags {
         return all;
     }
@@ -46,7 +51,7 @@ pub fn standings(profile: &Profile, names: &[NodeName], chance: &mut Chance) -> 
             it.tag("failover_priority", json!(it.place.failover_priority));
         }
         let upstream = chance.node(servers);
-        if chance.one_in(3) && upstream != node {
+        if chance.one_in(3) && upstream != node && it.place.upstream == UpstreamTag::Leader {
             it.place.upstream = UpstreamTag::Member(names[upstream].clone());
             it.tag("replicatefrom", json!(names[upstream].as_str()));
         }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::chance::Chance;
 use crate::clock::{MS, SEC};
+use crate::outside::{First, address};
 use crate::quiet::Quiet;
 
 /// What a run is about.
@@ -51,6 +52,12 @@ pub struct Profile {
     pub orders: u64,
     /// One fault in so many costs a node its disk; zero for none.
     pub lost_disks: u64,
+    /// A node takes its log from an archive alone.
+    pub nostream: bool,
+    /// PostgreSQL's pg_rewind takes a standby's timeline from its last checkpoint, as before version 16.
+    pub old_rewind: bool,
+    /// There is a server outside, which the cluster follows or is followed by.
+    pub outside: Option<First>,
     /// Hours pass in which nothing happens.
     pub quiet: Quiet,
     /// The longest crash recovery.
@@ -78,6 +85,14 @@ impl Profile {
         Self { quiet, fault_every: every, operator_every: 3 * every, lasts: hours * 3600 * SEC, ..about }
     }
 
+    /// The lead goes to another site and comes back all the time.
+    pub fn elsewhere(seed: u64) -> Self {
+        let mut chance = Chance::new(seed ^ 0xE15E);
+        let about = Self::about(Theme::Anything, &mut chance).wider(&mut chance);
+        let first = *chance.pick(&[First::Outside, First::Cluster]);
+        Self { outside: Some(first), operator_every: 8 * SEC, orders: 0, nostream: false, ..about }
+    }
+
     /// What only some clusters have, and only some people do.
     fn wider(self, chance: &mut Chance) -> Self {
         Self {
@@ -88,6 +103,22 @@ impl Profile {
             lost_disks: *chance.pick(&[0, 0, 10, 30]),
             ..self
         }
+        .with_outside(chance)
+    }
+
+    /// Some clusters follow another, or are followed by one.
+    fn with_outside(self, chance: &mut Chance) -> Self {
+        let outside = *chance.pick(&[None, None, None, None, None, Some(First::Outside), Some(First::Cluster)]);
+        let people = if self.operator_every == 0 { 20 * SEC } else { self.operator_every };
+        let operator_every = if outside.is_some() { people } else { self.operator_every };
+        Self { outside, operator_every, old_rewind: outside.is_some() && chance.one_in(2), ..self }.with_archive(chance)
+    }
+
+    /// Some have an archive, and a node that takes its log from nowhere else. Not with a server outside, which archives
+    /// nothing here.
+    fn with_archive(self, chance: &mut Chance) -> Self {
+        let nostream = chance.one_in(6) && self.outside.is_none() && 2 < self.nodes - self.witnesses;
+        Self { nostream, ..self }
     }
 
     pub fn about(theme: Theme, chance: &mut Chance) -> Self {
@@ -113,6 +144,9 @@ impl Profile {
             modes_change: false,
             orders: 0,
             lost_disks: 0,
+            nostream: false,
+            old_rewind: false,
+            outside: None,
             quiet: Quiet::No,
             recovery_max: if calm { 200 * MS } else { *chance.pick(&[200 * MS, 3 * SEC, 20 * SEC]) },
         }
@@ -123,7 +157,7 @@ impl Profile {
         let calm = self.theme != Theme::Anything;
         let ttl = if calm { 5 } else { *chance.pick(&[4, 5, 5, 8]) };
         let start_timeout = if calm { 300 } else { *chance.pick(&[300, 300, 5, 0]) };
-        json!({
+        let mut config = json!({
             "ttl": ttl,
             "loop_wait": 1,
             "retry_timeout": 1.5,
@@ -133,6 +167,10 @@ impl Profile {
             "synchronous_mode_strict": self.strict,
             "synchronous_node_count": self.confirming,
             "postgresql": { "use_pg_rewind": !chance.one_in(4), "use_slots": false },
-        })
+        });
+        if self.outside == Some(First::Outside) {
+            config["standby_cluster"] = address();
+        }
+        config
     }
 }

@@ -155,6 +155,9 @@ impl World {
             Event::Pg { node, epoch, news } => {
                 let pg = &self.nodes[*node].pg;
                 let idle = *news == PgNews::Connect && (!pg.recovery || pg.receiver.is_some());
+                if *news == PgNews::Restores && pg.epoch == *epoch && self.archive_has(*node).is_none() {
+                    return Meaning::Routine;
+                }
                 is(pg.epoch == *epoch && !idle)
             }
             Event::SyncReply { .. }
@@ -166,6 +169,8 @@ impl World {
             | Event::Expire { .. }
             | Event::Write
             | Event::Deaf { .. }
+            | Event::Outside
+            | Event::Regret
             | Event::Mend(_) => Meaning::Business,
         }
     }

@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 
 use crate::clock::{MS, SEC};
-use crate::model_postgres::{PgNews, Proc, Receiver};
+use crate::model_postgres::{PgNews, Proc, Receiver, Source};
 use crate::wal::Tip;
 use crate::world::World;
 
 impl World {
     /// Ends every connection to a server that restarts, stops or switches its timeline.
-    pub fn disconnect_from(&mut self, upstream: usize) {
+    pub fn disconnect_from(&mut self, upstream: Source) {
         for node in 0..self.nodes.len() {
             if self.nodes[node].pg.receiver.as_ref().is_some_and(|receiver| receiver.from == upstream) {
                 self.settle(node);
@@ -33,18 +33,19 @@ impl World {
 
     fn pg_flow_restarts(&mut self, node: usize) {
         for other in 0..self.nodes.len() {
-            if self.nodes[other].pg.receiver.as_ref().is_none_or(|receiver| receiver.from != node) {
+            if self.nodes[other].pg.receiver.as_ref().is_none_or(|receiver| receiver.from != Source::Member(node)) {
                 continue;
             }
             self.settle(other);
             if let Some(receiver) = &mut self.nodes[other].pg.receiver {
                 receiver.queue.clear();
             }
-            let tip = self.nodes[node].disk.data.as_ref().map(|data| data.tip);
-            if let Some(tip) = tip.filter(|_| self.net.talk(node, other) && self.flows(node) && self.flows(other)) {
+            let (from, to) = (Source::Member(node), Source::Member(other));
+            let tip = self.tip_of(from);
+            if let Some(tip) = tip.filter(|_| self.talks(other, from) && self.flows(from) && self.flows(to)) {
                 let at = self.now + self.net.delay(&mut self.chance);
-                self.pg_arrives(node, other, tip, at);
-                self.pg_passes_on(node, other);
+                self.pg_arrives(from, other, tip, at);
+                self.pg_passes_on(from, other);
             }
             self.pg_flow_restarts(other);
         }
@@ -56,20 +57,26 @@ impl World {
         if pg.proc != Proc::Running || !pg.recovery || pg.replaying.is_some() || pg.receiver.is_some() {
             return;
         }
-        let Some(upstream) = self.data(node).follow.filter(|upstream| *upstream != node) else { return };
-        let other = &self.nodes[upstream];
-        let answers = other.power && !other.suspended && other.pg.proc == Proc::Running && other.pg.up;
-        if !answers || other.pg.frozen || other.pg.replaying.is_some() || !self.net.talk(node, upstream) {
+        let Some(upstream) = self.data(node).follow.filter(|upstream| *upstream != Source::Member(node)) else {
+            return;
+        };
+        if !self.answers(upstream) || !self.talks(node, upstream) {
             // Somebody who heals, thaws or starts calls again; only refusals are retried by the clock.
             return;
         }
-        let from_epoch = other.pg.epoch;
+        let from_epoch = self.epoch_of(upstream);
         if !self.may_stream(node, upstream) {
             self.pg_soon(node, 5 * SEC, PgNews::Connect);
             return;
         }
-        self.settle(upstream);
-        let (tip, known) = (self.data(upstream).tip, self.data(upstream).known);
+        if let Source::Member(upstream) = upstream {
+            self.settle(upstream);
+        }
+        let Some(tip) = self.tip_of(upstream) else { return };
+        let known = match upstream {
+            Source::Member(upstream) => self.data(upstream).known,
+            Source::Outside => self.wal.timeline(tip.0),
+        };
         let data = self.data(node);
         data.known = data.known.max(known);
         let arrives = self.now + self.net.delay(&mut self.chance);
@@ -89,8 +96,9 @@ impl World {
     }
 
     /// What the upstream's WAL sender checks. By numbers, as PostgreSQL does: what is true is looked at afterwards.
-    fn may_stream(&mut self, node: usize, upstream: usize) -> bool {
-        let (own, theirs) = (self.data(node).tip, self.data(upstream).tip);
+    fn may_stream(&mut self, node: usize, upstream: Source) -> bool {
+        let own = self.data(node).tip;
+        let Some(theirs) = self.tip_of(upstream) else { return false };
         let (own_timeline, their_timeline) = (self.wal.timeline(own.0), self.wal.timeline(theirs.0));
         let end = if own_timeline == their_timeline {
             theirs.1
@@ -107,7 +115,8 @@ impl World {
         if shared < own.1 {
             let why = format!(
                 "it streams from {} as if they shared everything until {:x}, but they share only until {shared:x}",
-                self.nodes[upstream].name, own.1
+                self.name_of(upstream),
+                own.1
             );
             self.fail("one history", node, why);
             return false;
@@ -131,7 +140,7 @@ impl World {
                 self.nodes[node].pg.moved_at = at;
             }
         }
-        if self.nodes[from].pg.epoch != epoch {
+        if self.epoch_of(from) != epoch {
             self.nodes[node].pg.receiver = None;
             self.pg_is_cut_off(node);
         }
@@ -154,8 +163,8 @@ impl World {
         for node in self.downstream() {
             let Some(receiver) = &self.nodes[node].pg.receiver else { continue };
             let from = receiver.from;
-            let open = self.net.talk(node, from) && self.flows(from) && self.flows(node);
-            let tip = self.nodes[from].disk.data.as_ref().map(|data| data.tip);
+            let open = self.talks(node, from) && self.flows(from) && self.flows(Source::Member(node));
+            let tip = self.tip_of(from);
             let at = self.now + self.net.delay(&mut self.chance);
             if let (true, Some(tip)) = (open, tip) {
                 self.pg_arrives(from, node, tip, at);
@@ -169,10 +178,10 @@ impl World {
     fn downstream(&self) -> Vec<usize> {
         let depth = |node: usize| {
             let (mut at, mut steps) = (node, 0);
-            while let Some(receiver) = &self.nodes[at].pg.receiver
+            while let Some(Receiver { from: Source::Member(from), .. }) = &self.nodes[at].pg.receiver
                 && steps < self.nodes.len()
             {
-                (at, steps) = (receiver.from, steps + 1);
+                (at, steps) = (*from, steps + 1);
             }
             steps
         };
@@ -182,7 +191,7 @@ impl World {
     }
 
     /// `tip` will be at `node`, which streams from `from`, at the moment `at`, or as soon as what was sent before is there.
-    fn pg_arrives(&mut self, from: usize, node: usize, tip: Tip, at: u64) -> u64 {
+    pub fn pg_arrives(&mut self, from: Source, node: usize, tip: Tip, at: u64) -> u64 {
         let Some(receiver) = &mut self.nodes[node].pg.receiver else { return at };
         let at = receiver.queue.back().map_or(at, |(last, _)| at.max(*last));
         receiver.queue.push_back((at, tip));
@@ -191,7 +200,8 @@ impl World {
     }
 
     /// What is still on its way to `from` goes on to `node`, which has just connected to it.
-    fn pg_passes_on(&mut self, from: usize, node: usize) {
+    fn pg_passes_on(&mut self, from: Source, node: usize) {
+        let Source::Member(from) = from else { return };
         let waiting: Vec<(u64, Tip)> = self.nodes[from]
             .pg
             .receiver
@@ -199,7 +209,7 @@ impl World {
             .map_or_else(Vec::new, |receiver| receiver.queue.iter().copied().collect());
         for (at, tip) in waiting {
             let at = at + self.net.delay(&mut self.chance);
-            self.pg_arrives(from, node, tip, at);
+            self.pg_arrives(Source::Member(from), node, tip, at);
         }
     }
 
@@ -208,19 +218,66 @@ impl World {
         let epoch = self.nodes[node].pg.epoch;
         for other in 0..self.nodes.len() {
             let connected = self.nodes[other].pg.receiver.as_ref();
-            if !connected.is_some_and(|receiver| receiver.from == node && receiver.from_epoch == epoch) {
+            if !connected.is_some_and(|it| it.from == Source::Member(node) && it.from_epoch == epoch) {
                 continue;
             }
-            if self.net.talk(node, other) && self.flows(other) {
+            if self.net.talk(node, other) && self.flows(Source::Member(other)) {
                 let arrives = at + self.net.delay(&mut self.chance);
-                let arrives = self.pg_arrives(node, other, tip, arrives);
+                let arrives = self.pg_arrives(Source::Member(node), other, tip, arrives);
                 self.pg_sends(other, tip, arrives);
             }
         }
     }
 
-    fn flows(&self, node: usize) -> bool {
-        let it = &self.nodes[node];
-        it.power && !it.suspended && !it.pg.frozen && it.pg.proc != Proc::Gone
+    /// Whether something comes out of it, or goes in.
+    pub fn flows(&self, source: Source) -> bool {
+        match source {
+            Source::Member(node) => {
+                let it = &self.nodes[node];
+                it.power && !it.suspended && !it.pg.frozen && it.pg.proc != Proc::Gone
+            }
+            Source::Outside => self.outside.as_ref().is_some_and(|outside| outside.up),
+        }
+    }
+
+    /// Whether it takes new connections.
+    fn answers(&self, source: Source) -> bool {
+        match source {
+            Source::Member(node) => {
+                let it = &self.nodes[node];
+                let runs = it.power && !it.suspended && it.pg.proc == Proc::Running && it.pg.up;
+                runs && !it.pg.frozen && it.pg.replaying.is_none()
+            }
+            Source::Outside => self.outside.as_ref().is_some_and(|outside| outside.up && outside.tip.is_some()),
+        }
+    }
+
+    pub fn talks(&self, node: usize, source: Source) -> bool {
+        match source {
+            Source::Member(other) => self.net.talk(node, other),
+            Source::Outside => self.net.talk(node, self.way_outside()),
+        }
+    }
+
+    /// Counts its starts: a connection ends with the start that it was made to.
+    pub fn epoch_of(&self, source: Source) -> u32 {
+        match source {
+            Source::Member(node) => self.nodes[node].pg.epoch,
+            Source::Outside => self.outside.as_ref().map_or(0, |outside| outside.epoch),
+        }
+    }
+
+    pub fn tip_of(&self, source: Source) -> Option<Tip> {
+        match source {
+            Source::Member(node) => self.nodes[node].disk.data.as_ref().map(|data| data.tip),
+            Source::Outside => self.outside.as_ref()?.tip,
+        }
+    }
+
+    fn name_of(&self, source: Source) -> String {
+        match source {
+            Source::Member(node) => self.nodes[node].name.to_string(),
+            Source::Outside => "the primary outside".to_owned(),
+        }
     }
 }

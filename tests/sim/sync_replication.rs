@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::clock::{MS, SEC};
+use crate::model_postgres::Source;
 use crate::mutations::Mutation;
 use crate::wal::Tip;
 use crate::world::{Event, World};
@@ -80,11 +81,12 @@ impl World {
     pub fn sync_begins(&mut self, node: usize) {
         let text = self.data(node).names.clone();
         let rule = self.rule(&text);
-        let senders_at = vec![self.now; self.nodes.len()];
+        let count = self.nodes.len();
+        let senders_at = vec![self.now; count];
         let (shown_at, switch_at) = (self.now, self.now);
         let sync = &mut self.nodes[node].pg.sync;
         sync.versions = vec![Version { text, rule, shown_at, switch_at, senders_at }];
-        sync.confirmed = vec![0; self.net.nodes()];
+        sync.confirmed = vec![0; count];
     }
 
     /// The files were changed and everybody was told.
@@ -131,7 +133,9 @@ impl World {
     }
 
     /// A standby will confirm what arrives there at `arrives`.
-    pub fn sync_will_reply(&mut self, primary: usize, standby: usize, arrives: u64, position: u64) {
+    pub fn sync_will_reply(&mut self, primary: Source, standby: usize, arrives: u64, position: u64) {
+        // Outside nobody waits for anybody here.
+        let Source::Member(primary) = primary else { return };
         if self.nodes[primary].pg.sync.waiting.is_empty() && self.nodes[primary].pg.sync.versions.len() < 2 {
             let sync = &self.nodes[primary].pg.sync;
             if sync.versions.first().is_none_or(|version| version.rule.count == 0) {
@@ -147,7 +151,7 @@ impl World {
     pub fn on_sync_reply(&mut self, node: usize, epoch: u32, from: usize, position: u64) {
         let connected = |world: &World, other: usize| {
             let receiver = world.nodes[other].pg.receiver.as_ref();
-            receiver.is_some_and(|receiver| receiver.from == node && receiver.from_epoch == epoch)
+            receiver.is_some_and(|receiver| receiver.from == Source::Member(node) && receiver.from_epoch == epoch)
         };
         if self.nodes[node].pg.epoch != epoch || !connected(self, from) || !self.net.talk(node, from) {
             return;

@@ -4,7 +4,7 @@ use howdah::ha::view::TaskKind;
 use howdah::postgres::ControlState;
 
 use crate::clock::{MS, SEC};
-use crate::model_postgres::{Data, Proc};
+use crate::model_postgres::{Data, Proc, Source};
 use crate::world::{Event, World};
 
 /// The database that the cluster creates.
@@ -71,8 +71,8 @@ impl World {
                     Ok(())
                 }
                 (TaskKind::BaseBackup, Some(from)) => self.copy(node, from, task.from_epoch),
-                (TaskKind::Rewind, Some(from)) => self.rewind(node, from, task.from_epoch),
-                (TaskKind::BaseBackup | TaskKind::Rewind, None) => Ok(()),
+                (TaskKind::Rewind, Some(Source::Member(from))) => self.rewind(node, from, task.from_epoch),
+                (TaskKind::Rewind, Some(Source::Outside)) | (TaskKind::BaseBackup | TaskKind::Rewind, None) => Ok(()),
             }
         };
         self.trace(node, || format!("task {:?}: {result:?}", task.kind));
@@ -93,8 +93,18 @@ impl World {
         Ok(self.data(from).clone())
     }
 
-    fn copy(&mut self, node: usize, from: usize, epoch: u32) -> Result<(), (String, bool)> {
-        let source = self.source(node, from, epoch)?;
+    fn source_outside(&mut self, node: usize, epoch: u32) -> Result<Data, (String, bool)> {
+        let there = self.talks(node, Source::Outside) && self.epoch_of(Source::Outside) == epoch;
+        let outside = self.outside.as_ref().filter(|outside| there && outside.up);
+        let timeline = outside.and_then(|outside| outside.tip).map_or(1, |tip| self.wal.timeline(tip.0));
+        outside.and_then(|outside| outside.copied(timeline)).ok_or_else(|| ("the source went away".to_owned(), true))
+    }
+
+    fn copy(&mut self, node: usize, from: Source, epoch: u32) -> Result<(), (String, bool)> {
+        let source = match from {
+            Source::Member(from) => self.source(node, from, epoch)?,
+            Source::Outside => self.source_outside(node, epoch)?,
+        };
         self.check_room(node, "base backup");
         // The control file of a copy is the source's: it says "in production", beside the signal file.
         self.nodes[node].disk.data = Some(Data { control: source.control, ..copied(&source) });
@@ -116,17 +126,20 @@ impl World {
         };
         let data = self.data(node);
         let (own, theirs) = (data.tip, source.tip);
-        if source.checkpoint_timeline != self.wal.timeline(theirs.0) {
+        // A standby's timeline is that of where it must recover to; older versions go by its last checkpoint.
+        let old = source.signal && self.profile.old_rewind;
+        if old && source.checkpoint_timeline == self.wal.timeline(own.0) {
+            self.data_is_left_alone(node);
+            return Ok(());
+        }
+        if !source.signal && source.checkpoint_timeline != self.wal.timeline(theirs.0) {
             let data = self.data(node);
             (data.incomplete, data.torn) = (None, false);
             return Err(("the source has not made its checkpoint yet".to_owned(), true));
         }
         let (own_timeline, their_timeline) = (self.wal.timeline(own.0), self.wal.timeline(theirs.0));
         if own_timeline == their_timeline {
-            // "no rewind required": equal numbers are taken for equal histories.
-            let data = self.data(node);
-            (data.incomplete, data.torn, data.signal) = (None, false, true);
-            data.control = ControlState::InArchiveRecovery;
+            self.data_is_left_alone(node);
             return Ok(());
         }
         let (ours, others) = (self.wal.history(own.0), self.wal.history(theirs.0));
@@ -153,6 +166,13 @@ impl World {
         let known = self.data(node).known.max(source.known);
         self.nodes[node].disk.data = Some(Data { known, ..copied(&source) });
         Ok(())
+    }
+
+    /// "no rewind required": equal numbers are taken for equal histories.
+    fn data_is_left_alone(&mut self, node: usize) {
+        let data = self.data(node);
+        (data.incomplete, data.torn, data.signal) = (None, false, true);
+        data.control = ControlState::InArchiveRecovery;
     }
 
     /// The agent's tools end with it, wherever they are.

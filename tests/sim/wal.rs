@@ -32,9 +32,19 @@ impl Wal {
         self.branches[branch].timeline
     }
 
-    /// Whether somebody has promoted to this number already.
-    pub fn is_used(&self, timeline: u32) -> bool {
-        self.branches.iter().any(|branch| branch.timeline == timeline)
+    /// Whether one of so many nodes has promoted to this number already. Elsewhere there is another record, if any.
+    pub fn is_used(&self, timeline: u32, nodes: usize) -> bool {
+        self.branches.iter().any(|branch| branch.timeline == timeline && branch.writer < nodes)
+    }
+
+    /// Where a branch leaves the one that it comes from.
+    pub fn begins(&self, branch: usize) -> u64 {
+        self.branches[branch].parent.map_or(0, |(_, at)| at)
+    }
+
+    /// A number that nobody has used.
+    pub fn unused(&self) -> u32 {
+        self.branches.iter().map(|branch| branch.timeline).max().map_or(1, |newest| newest + 1)
     }
 
     /// Writes `bytes` after `tip`. Who is not the writer of the branch, or not at its end, begins another of the same

@@ -33,6 +33,11 @@ impl World {
         if std::mem::take(&mut self.ledger.asleep) {
             self.after(MS, Event::Write);
         }
+        if let Some(outside) = &mut self.outside
+            && std::mem::take(&mut outside.asleep)
+        {
+            self.after(MS, Event::Outside);
+        }
     }
 
     pub fn on_write(&mut self) {

@@ -1,7 +1,7 @@
 //! The world: nodes, ways, store, log, and one queue of events in true time. One thread, and nothing but the seed decides.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use howdah::agent::snapshot::Snapshot;
@@ -22,6 +22,7 @@ use crate::model_store::{Answer, Asker, Store};
 use crate::mutations::Mutation;
 use crate::network::Net;
 use crate::node::{Guardian, Keeper, Node};
+use crate::outside::Outside;
 use crate::places::standings;
 use crate::profiles::Profile;
 use crate::quiet::Quiet;
@@ -60,6 +61,8 @@ pub enum Event {
     Fault,
     Deaf { node: usize },
     Operator,
+    Outside,
+    Regret,
     Mend(Mending),
 }
 
@@ -131,6 +134,10 @@ pub struct World {
     pub store: Store,
     pub writes: Writes,
     pub wal: Wal,
+    /// How far the archive has each branch of the log.
+    pub archived: BTreeMap<usize, u64>,
+    /// The primary that the cluster follows, or its standby elsewhere.
+    pub outside: Option<Outside>,
     pub ledger: Ledger,
     pub profile: Profile,
     pub mutation: Option<Mutation>,
@@ -188,6 +195,7 @@ impl World {
                 },
                 pg: Pg::default(),
                 disk: Disk::default(),
+                ended: None,
                 applied: 0,
                 replicating: false,
                 deferred: Vec::new(),
@@ -200,11 +208,13 @@ impl World {
             chance,
             queue: BinaryHeap::new(),
             order: 0,
-            net: Net::new(count, profile.slow),
+            net: Net::new(count + 1, profile.slow),
             nodes,
             store: Store::new(space.clone()),
             writes: Writes::new(space),
             wal: Wal::default(),
+            archived: BTreeMap::new(),
+            outside: None,
             ledger: Ledger::default(),
             profile,
             mutation,
@@ -228,6 +238,7 @@ impl World {
             world.after(after, Event::Mend(Mending::Agent(node)));
         }
         world.after(SEC, Event::Write);
+        world.outside_begins();
         world
     }
 
@@ -307,6 +318,8 @@ impl World {
             Event::Fault => self.on_fault(),
             Event::Deaf { node } => self.on_deaf(node),
             Event::Operator => self.on_operator(),
+            Event::Outside => self.on_outside(),
+            Event::Regret => self.on_regret(),
             Event::Mend(mending) => self.on_mend(mending),
         }
     }

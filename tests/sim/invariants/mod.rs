@@ -20,9 +20,11 @@ use crate::world::World;
 pub struct Watched {
     /// Who became writable last.
     pub writer: Option<usize>,
+    /// The term in which somebody became writable last.
+    pub wrote_in: Option<i64>,
     /// Who was told to lead in which term.
     pub terms: BTreeMap<i64, usize>,
-    /// When something last happened to each node or its ways.
+    /// When something last happened to each node or its ways, and to the ways to the outside.
     pub disturbed: Vec<u64>,
     /// The term that was won by a proven successor.
     pub planned: Option<i64>,
@@ -42,8 +44,9 @@ impl Watched {
     pub fn new(nodes: usize) -> Self {
         Self {
             writer: None,
+            wrote_in: None,
             terms: BTreeMap::new(),
-            disturbed: vec![0; nodes],
+            disturbed: vec![0; nodes + 1],
             planned: None,
             compared: None,
             forced: None,

@@ -3,20 +3,28 @@
 //! An acknowledgement is wrong as soon as the leader key is another node's, even if that one does not write yet, and
 //! when another node has become writable later. A term belongs to one node for ever. No plan starts or promotes a
 //! primary without a permit that holds, of the very term that the record shows.
+//!
+//! While the server outside accepts writes nobody here does, and nobody who has read that the cluster follows it is told to.
 
 use std::rc::Rc;
 
 use howdah::cluster::ClusterRecord;
 use howdah::ha::{Decision, PgStep, Reason, Step};
 
+use crate::outside::follows_outside;
 use crate::world::World;
 
 impl World {
     pub fn became_writable(&mut self, node: usize) {
         self.watched.writer = Some(node);
+        self.watched.wrote_in = self.store.truth().term().map(|term| term.0);
     }
 
     pub fn check_acknowledgement(&mut self, node: usize) {
+        if self.outside.as_ref().is_some_and(|outside| outside.writes) {
+            self.fail("P1", node, "a write is acknowledged while the primary outside accepts writes".to_owned());
+            return;
+        }
         if let Some(leader) = &self.store.truth().leader
             && leader.value != self.nodes[node].name
         {
@@ -36,6 +44,9 @@ impl World {
         let now = self.nodes[node].clock.at(self.now);
         for step in steps {
             let Step::Pg(PgStep::Promote { permit, .. } | PgStep::StartPrimary { permit }) = step else { continue };
+            if self.nodes[node].agent.settings.standby_cluster.is_some() {
+                self.fail("P1", node, "told to lead in a cluster that follows another".to_owned());
+            }
             let owner = *self.watched.terms.entry(permit.term.0).or_insert(node);
             if owner != node {
                 let why = format!("told to lead in term {}, which is {}'s", permit.term, self.nodes[owner].name);
@@ -68,7 +79,8 @@ impl World {
         self.trace(node, || format!("record: leads in term {term}"));
         // On what the key was taken; nothing is known if that process has ended since.
         let reason = self.nodes[node].agent.decision.as_ref().map(|decision| &decision.reason);
-        let alive = self.nodes[node].agent.alive;
+        // Who leads a cluster that follows another is promoted some other day, if at all.
+        let alive = self.nodes[node].agent.alive && !follows_outside(before);
         self.watched.planned = (alive && matches!(reason, Some(Reason::NamedSuccessor { .. }))).then_some(term);
         let forced = before.failover.as_ref().is_some_and(|request| request.value.leader.is_none());
         let forced = forced && matches!(reason, Some(Reason::NamedByRequest));

@@ -3,6 +3,10 @@
 //! Where people change the mode, the promise is given to a commit that a standby has confirmed, or that the record leaves
 //! to its primary alone, and ends when the configuration says off: what is lost after that was given up.
 //!
+//! A cluster that shall follow another stops its primary in order: what that one has acknowledged is outside when people
+//! see that nothing is missing there and promote it. If another has taken the lead here meanwhile, what it lacks is lost
+//! as in asynchronous mode: the promise ends when the configuration says whom to follow.
+//!
 //! P2, asynchronous: what is lost in a failover is what no reachable standby had received; a planned change loses nothing.
 //!
 //! Lost is an acknowledged commit that the log of the new primary does not hold. After a hand-over to a proven successor
@@ -13,18 +17,19 @@ use howdah::cluster::ClusterRecord;
 
 use crate::clock::SEC;
 use crate::model_postgres::Proc;
+use crate::outside::follows_outside;
 use crate::wal::Tip;
 use crate::world::World;
 
 fn is_off(record: &ClusterRecord) -> bool {
     let mode = record.config.as_ref().and_then(|config| config.value.get("synchronous_mode"));
-    mode.is_none_or(|mode| mode == "off")
+    mode.is_none_or(|mode| mode == "off") || follows_outside(record)
 }
 
 impl World {
     /// What is promised for a commit that `node` acknowledges now.
     pub fn promise(&self, node: usize, confirmed: bool) -> Option<u32> {
-        if !self.profile.modes_change {
+        if !self.promises_end() {
             return (self.profile.synchronous != "off").then_some(0);
         }
         let record = self.store.truth();
@@ -35,9 +40,14 @@ impl World {
         (!is_off(record) && (confirmed || alone)).then_some(self.watched.promises)
     }
 
+    /// Whether there is a configuration that ends what was promised.
+    fn promises_end(&self) -> bool {
+        self.profile.modes_change || self.outside.is_some()
+    }
+
     /// The record has changed: the configuration may have ended the promise.
     pub fn note_mode(&mut self, before: &ClusterRecord) {
-        if self.profile.modes_change && !is_off(before) && is_off(self.store.truth()) {
+        if self.promises_end() && !is_off(before) && is_off(self.store.truth()) {
             self.watched.promises += 1;
         }
     }
@@ -78,7 +88,7 @@ impl World {
         self.trace(node, || format!("postgres: promoted at {:x}, {newly} acknowledged commits are not there", tip.1));
         let forced = self.watched.forced.take().map(|(term, _)| term);
         if 0 < promised && term != forced {
-            let mode = if self.profile.modes_change { "on or quorum" } else { self.profile.synchronous };
+            let mode = if self.promises_end() { "on or quorum" } else { self.profile.synchronous };
             self.fail("P2", node, format!("{promised} commits that were acknowledged in mode {mode} are lost"));
         }
         if 0 < newly && term.is_some() && term == self.watched.planned {
@@ -89,6 +99,22 @@ impl World {
         }
         self.check_tags(node);
         self.check_undisturbed(node, "promoted");
+    }
+
+    /// The server outside has been promoted at `tip`. What is not there now is lost.
+    pub fn note_promotion_outside(&mut self, tip: Tip) {
+        let missing: Vec<usize> = (0..self.ledger.commits.len())
+            .filter(|at| !self.ledger.commits[*at].lost && !self.wal.holds(tip, self.ledger.commits[*at].end))
+            .collect();
+        let (count, leader) = (missing.len(), self.leader().unwrap_or(0));
+        for at in missing {
+            self.ledger.commits[at].lost = true;
+        }
+        self.stats.lost += count as u64;
+        let in_order = self.store.truth().term().map(|term| term.0) == self.watched.wrote_in;
+        if 0 < count && in_order {
+            self.fail("P2", leader, format!("{count} acknowledged commits are lost by a demotion in order"));
+        }
     }
 
     fn check_nobody_had_more(&mut self, node: usize, tip: Tip) {
@@ -103,7 +129,7 @@ impl World {
             let sound =
                 there.power && !there.suspended && there.agent_runs() && there.guardian_runs() && !there.pg.frozen;
             let standby = there.pg.proc == Proc::Running && there.pg.up && there.pg.recovery;
-            let may = there.agent.promotable && self.net.talk(node, other);
+            let may = there.agent.candidate && self.net.talk(node, other);
             let Some(data) = &there.disk.data else { continue };
             let same = self.wal.timeline(data.tip.0) == self.wal.timeline(tip.0);
             let still = there.pg.moved_at + 5 * SEC < self.now && there.pg.replaying.is_none();

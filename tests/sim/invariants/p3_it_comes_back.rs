@@ -1,9 +1,11 @@
 //! P3: once a majority of voters can talk and one promotable PostgreSQL exists, there is a primary within a bound.
 //!
-//! Judged after all faults have ended: first a primary that accepts writes, then everybody else streaming from it.
+//! Judged after all faults have ended: first a primary that accepts writes, then everybody else streaming from it. Where
+//! the cluster follows another: first a leader that streams from the primary outside.
 
 use crate::clock::SEC;
-use crate::model_postgres::Proc;
+use crate::model_postgres::{Proc, Receiver, Source};
+use crate::outside::follows_outside;
 use crate::world::World;
 
 /// Until somebody accepts writes. The longest ways: a stop that takes a minute until it is forced, the pauses between
@@ -13,6 +15,8 @@ const PRIMARY_WITHIN: u64 = 150 * SEC;
 const ORDER_WITHIN: u64 = 360 * SEC;
 /// A person looks after so long, where disks were lost.
 const FORCED_AFTER: u64 = 60 * SEC;
+/// What may be missing where log comes from an archive: what is written between two looks.
+const ARCHIVED_WITHIN: u64 = 8 << 20;
 /// How long order must last.
 const ORDER_LASTS: u64 = 15 * SEC;
 
@@ -27,6 +31,7 @@ impl World {
             self.operator_obeys();
             if healed + FORCED_AFTER < self.now && primary_at.is_none() {
                 self.operator_forces();
+                self.operator_takes_the_demotion_back();
             }
             let primary = self.primary();
             if primary.is_some() {
@@ -41,7 +46,7 @@ impl World {
                 self.fail(
                     "P3",
                     0,
-                    format!("nobody accepts writes {} s after the last fault: {states}", PRIMARY_WITHIN / SEC),
+                    format!("nobody leads as it should {} s after the last fault: {states}", PRIMARY_WITHIN / SEC),
                 );
             }
             if healed + ORDER_WITHIN < self.now {
@@ -57,8 +62,15 @@ impl World {
     }
 
     fn primary(&self) -> Option<usize> {
-        let leader = self.store.truth().leader.as_ref()?;
-        (0..self.nodes.len()).find(|node| self.nodes[*node].name == leader.value && self.acknowledges(*node))
+        let leader = self.leader()?;
+        let serves = if follows_outside(self.store.truth()) {
+            let pg = &self.nodes[leader].pg;
+            let streams = pg.receiver.as_ref().is_some_and(|receiver| receiver.from == Source::Outside);
+            pg.up && streams && self.outside.as_ref().is_some_and(|outside| outside.writes)
+        } else {
+            self.acknowledges(leader)
+        };
+        serves.then_some(leader)
     }
 
     /// Whether everybody streams from the primary and shares its history.
@@ -67,18 +79,32 @@ impl World {
         self.settle_all();
         (0..self.nodes.len()).filter(|node| *node != primary && !self.nodes[*node].standing.witness).all(|node| {
             let it = &self.nodes[node];
-            it.pg.proc == Proc::Running && it.pg.up && it.pg.recovery && self.streams_from(node, primary)
+            let follows = self.streams_from(node, primary);
+            it.pg.proc == Proc::Running && it.pg.up && it.pg.recovery && follows
         })
+    }
+
+    /// Whether `node` takes its log from an archive, and has nearly all of it.
+    fn restores_enough(&self, node: usize, primary: usize) -> bool {
+        let (Some(own), Some(theirs)) = (self.tip_of(Source::Member(node)), self.tip_of(Source::Member(primary)))
+        else {
+            return false;
+        };
+        let receives = self.nodes[node].pg.receiver.is_some();
+        self.restores(node) && !receives && own.1 <= self.wal.shared(own, theirs) && theirs.1 < own.1 + ARCHIVED_WITHIN
     }
 
     /// Whether the log of `node` comes from `primary`, over however many others.
     fn streams_from(&self, node: usize, primary: usize) -> bool {
         let mut at = node;
         for _ in 0..self.nodes.len() {
+            if self.restores_enough(at, primary) {
+                return true;
+            }
             match self.nodes[at].pg.receiver.as_ref() {
-                Some(receiver) if receiver.from == primary => return true,
-                Some(receiver) => at = receiver.from,
-                None => return false,
+                Some(Receiver { from: Source::Member(from), .. }) if *from == primary => return true,
+                Some(Receiver { from: Source::Member(from), .. }) => at = *from,
+                Some(Receiver { from: Source::Outside, .. }) | None => return false,
             }
         }
         false
