@@ -283,6 +283,8 @@ pub fn remember(
     if let Some(server) = server.fresh() {
         sync_wish::remember(memory, record, server, now);
     }
+    let ahead = |server: &&ServerView| server.in_recovery && !server.streaming && record.timeline() < server.timeline;
+    memory.ahead_since = server.fresh().filter(ahead).map(|_| memory.ahead_since.unwrap_or(now));
     match server.fresh() {
         Some(server) if server.in_recovery => {
             if last_received.is_some_and(|last| last < server.position) && server.streaming {

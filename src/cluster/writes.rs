@@ -99,7 +99,8 @@ impl Writes {
         }
     }
 
-    /// If `term` still stands: nobody leads. `history`, where the record does not have this leader's promotion yet. `creating`: nobody creates the cluster any more either.
+    /// If `term` still stands: nobody leads. `history`, where the record does not have this leader's promotion yet.
+    /// `creating`: nobody creates the cluster any more either, and it has no history.
     pub fn release_leader(
         &self,
         term: Term,
@@ -112,6 +113,7 @@ impl Writes {
             // Its lease would keep it as long as this node comes back in time, and nobody could create anything.
             success.extend([self.delete(&Key::Initialize), self.delete(&Key::Bootstrap)]);
         }
+        let history = history.filter(|_| !creating);
         success.extend(history.into_iter().flat_map(|promotions| self.promotions(promotions)));
         if let Some(status) = status {
             success.push(self.put(&Key::Status, json(status), LeaseId(0)));
@@ -273,4 +275,23 @@ impl Writes {
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("records have string keys and no values that JSON lacks")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the simulation (seed 3003008): the creator of a standby cluster was stopped before the cluster existed and
+    /// left the history of the copied timelines, by which every other node took the cluster for a forgotten one.
+    #[test]
+    fn a_creation_that_is_given_up_leaves_no_history() {
+        let writes = Writes::new(KeySpace::new("service", &"demo".parse().expect("valid")));
+        let (timeline, reached) = (TimelineId(3), TimelineId(3));
+        let promotions = Promotions { lines: Vec::new(), reserved: ReservedTimeline { timeline, reached } };
+        let puts = |creating: bool| {
+            let txn = writes.release_leader(Term(7), None, Some(&promotions), creating);
+            txn.success.iter().filter(|op| matches!(op, RequestOp::Put(_))).count()
+        };
+        assert_eq!((puts(false), puts(true)), (2, 0));
+    }
 }

@@ -99,9 +99,9 @@ pub fn plan(action: &Action, view: &ClusterView) -> Vec<Step> {
     }
 }
 
-/// The number that goes with the leader key. A standby leader promotes nothing.
+/// The number that goes with the leader key.
 fn reservation(view: &ClusterView) -> Option<TimelineId> {
-    let server = view.server.fresh().filter(|server| server.in_recovery && view.settings.standby_cluster.is_none())?;
+    let server = view.server.fresh().filter(|server| server.in_recovery)?;
     Some(view.record.fresh()?.next_timeline(server.timeline))
 }
 

@@ -3,7 +3,7 @@
 //! Decided from the control file and the cluster's timeline history, before anything is started.
 
 use crate::cluster::ClusterRecord;
-use crate::types::{Lsn, NodeName, TimelineHistory};
+use crate::types::{Lsn, NodeName, TimelineHistory, TimelineId};
 
 use super::reason::Reason;
 use super::view::{ClusterView, ControlState, ControlView, ServerView, UpstreamTag};
@@ -131,6 +131,20 @@ pub fn judge(control: &ControlView, history: &TimelineHistory, leader: &NodeName
     }
 }
 
+/// Whether `timeline`, which is newer than the record knows, may have come from the primary outside that `leader` follows.
+/// The leader tells of it when it sees it, which is after it has sent some of it on, and may be lost in between.
+pub fn may_be_from_outside(record: &ClusterRecord, leader: &NodeName, timeline: TimelineId) -> bool {
+    let follows = record.members.get(leader).is_some_and(|member| member.value.role == "standby_leader");
+    follows && record.timeline() < timeline
+}
+
+/// Whether it is too early to call such a timeline a side branch: nothing has arrived here for less time than it takes a
+/// lost leader's key to end.
+pub fn awaits_outside(view: &ClusterView, record: &ClusterRecord, leader: &NodeName, server: &ServerView) -> bool {
+    let patient = view.memory.ahead_since.is_none_or(|since| view.now.since(since) < view.settings.ttl * 2);
+    patient && may_be_from_outside(record, leader, server.timeline)
+}
+
 /// Judges a running standby: the shared part if it has gone beyond it, none if all is well.
 pub fn beyond(history: &TimelineHistory, server: &ServerView) -> Option<Lsn> {
     let ServerView { timeline, position, streaming, .. } = *server;
@@ -150,8 +164,8 @@ pub fn beyond(history: &TimelineHistory, server: &ServerView) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::SystemId;
     use crate::types::timeline::HistoryEntry;
-    use crate::types::{SystemId, TimelineId};
 
     fn control(state: ControlState, timeline: u32, checkpoint: u64, min_recovery_end: u64) -> ControlView {
         ControlView {

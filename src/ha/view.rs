@@ -302,6 +302,9 @@ pub struct Memory {
     /// How often it was stopped to be rewound since it last streamed or was made equal.
     #[serde(default)]
     pub stops_to_rewind: u32,
+    /// Since when this standby is on a timeline that is newer than the record knows, and receives nothing.
+    #[serde(default)]
+    pub ahead_since: Option<Mono>,
     /// The text of `synchronous_standby_names` that is in force.
     pub commit_rule: Option<InForce>,
     /// PostgreSQL runs here, and the guardian did not start it.

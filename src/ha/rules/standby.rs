@@ -8,10 +8,10 @@ use crate::ha::decide::{Action, Decision, act, hold, wait_briefly};
 use crate::ha::reason::Reason;
 use crate::ha::rejoin;
 use crate::ha::sync_proof;
-use crate::ha::view::{ClusterView, ProcessView, ServerView};
+use crate::ha::view::{ClusterView, DataDirView, ProcessView, ServerView};
 use crate::types::{Fact, NodeName};
 
-use super::{standby_cluster, sync};
+use super::{standby_cluster, stopped, sync};
 
 /// Members are asked again so soon while they prepare their votes.
 const VOTES_AGAIN: Duration = Duration::from_millis(30);
@@ -83,6 +83,7 @@ fn as_leader(view: &ClusterView, record: &ClusterRecord, server: &ServerView) ->
 fn as_follower(view: &ClusterView, record: &ClusterRecord, server: &ServerView, leader: &NodeName) -> Decision {
     // Judged only against a history that reaches the leader's own timeline.
     if rejoin::ready(record, leader).is_ok()
+        && !rejoin::awaits_outside(view, record, leader, server)
         && let Some(shared) = rejoin::beyond(&record.timeline_history(), server)
     {
         let reason = Reason::StopToRewind { ours: server.position, shared, timeline: server.timeline };
@@ -113,7 +114,12 @@ fn as_follower(view: &ClusterView, record: &ClusterRecord, server: &ServerView, 
 
 fn race(view: &ClusterView, record: &ClusterRecord, server: &ServerView) -> Decision {
     if record.initialize.is_none() {
-        return wait_briefly(Reason::StandbyWithoutCluster);
+        return match &view.data_dir {
+            DataDirView::Present(control) if view.settings.standby_cluster.is_some() => {
+                stopped::unclaimed(view, record, control)
+            }
+            _ => wait_briefly(Reason::StandbyWithoutCluster),
+        };
     }
     let judged = candidate::may_lead(view, record, server);
     let counted = sync_proof::in_force(record).is_some();

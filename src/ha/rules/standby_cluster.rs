@@ -19,6 +19,10 @@ use crate::ha::view::{ClusterView, DataDirView, ProcessView, ServerView};
 /// The leader runs as a standby, as it should.
 pub(super) fn lead(view: &ClusterView, record: &ClusterRecord, server: &ServerView, outside: &str) -> Decision {
     let outside = outside.to_owned();
+    // Its promotion was asked for before the cluster was to follow, and may still come true: it would write.
+    if matches!(view.process, ProcessView::Running { writable: true }) {
+        return act(Action::StopStandby, Reason::DemoteCluster { outside });
+    }
     let Some(term) = record.term() else { return hold(view, Reason::LeaderKeyGone) };
     if !server.follows_outside {
         return act(Action::FollowOutside, Reason::FollowOutside { outside });
@@ -29,13 +33,17 @@ pub(super) fn lead(view: &ClusterView, record: &ClusterRecord, server: &ServerVi
         let system_id = control.system_id;
         return act(Action::FinishBootstrap { term, system_id }, Reason::DatabaseCreated { system_id });
     }
+    // The number that the primary outside will use if it is promoted next. Whoever leads after this node gets another:
+    // what a member has received from there is then never taken for its own.
+    if record.reserved_from(server.timeline).is_none() && record.reserved_damage().is_none() {
+        let timeline = record.next_timeline(server.timeline);
+        return act(Action::ReserveTimeline { term, timeline }, Reason::ReserveTimeline { timeline });
+    }
     // What was confirmed to a primary of this cluster says nothing about WAL from outside.
     if record.sync.is_some() {
         return act(Action::EndSync { term, mod_revision: record.sync_revision }, Reason::SyncOff);
     }
-    // Only what was started as a standby can let the key go without having stopped.
-    let standby = matches!(view.process, ProcessView::Running { writable: false });
-    if let Some(request) = record.failover.as_ref().filter(|_| view.request_due && standby) {
+    if let Some(request) = record.failover.as_ref().filter(|_| view.request_due) {
         return change(view, record, request);
     }
     hold(view, Reason::StandbyLeader { outside, streaming: server.streaming })

@@ -40,9 +40,10 @@ pub(in crate::ha) fn stopped(view: &ClusterView) -> Option<Decision> {
     }
 }
 
-/// There is data but no cluster: whoever was primary brings it in.
-fn unclaimed(view: &ClusterView, record: &ClusterRecord, control: &ControlView) -> Decision {
-    if control.standby_signal {
+/// There is data but no cluster: whoever was primary brings it in. A standby cluster begins with a standby's data, and
+/// whoever copied it may have been stopped before the cluster existed.
+pub(super) fn unclaimed(view: &ClusterView, record: &ClusterRecord, control: &ControlView) -> Decision {
+    if control.standby_signal && view.settings.standby_cluster.is_none() {
         return wait(view, Reason::StandbyWithoutCluster);
     }
     if view.settings.nofailover {
@@ -179,6 +180,12 @@ fn as_follower(view: &ClusterView, record: &ClusterRecord, control: &ControlView
             return join(view, record, leader);
         }
         return wait_briefly(reason);
+    }
+    let was_standby = matches!(control.state, ControlState::InRecovery | ControlState::ShutDownInRecovery);
+    // Whether it is a side branch shows when it runs.
+    let judged = 0 < view.memory.stops_to_rewind;
+    if was_standby && !judged && rejoin::may_be_from_outside(record, leader, control.timeline) {
+        return join(view, record, leader);
     }
     match rejoin::judge(control, &record.timeline_history(), leader) {
         Rejoin::AsItIs if STOPS_BELIEVED <= view.memory.stops_to_rewind => {

@@ -528,6 +528,7 @@ impl Story {
                 "standby-starts" => memory.standby_starts = attempts(),
                 "failed-tasks" => memory.failed_tasks = attempts(),
                 "unmanaged" => memory.unmanaged = value == "yes",
+                "ahead" => memory.ahead_since = Some(ago()),
                 "stops-to-rewind" => memory.stops_to_rewind = value.parse().unwrap(),
                 "restart" => memory.by_hand = Some(ByHand::Restart { stopped: value == "stopped" }),
                 "new-copy" => {

@@ -239,7 +239,9 @@ prop_compose! {
         (by_hand, commit_rule) in (
             option::weighted(0.2, by_hand()), option::of((names(), ago(), position(), option::of(position()))),
         ),
-        (pre_promote_failed, slot_to_copy) in (option::weighted(0.1, ago()), prop::bool::weighted(0.1)),
+        (pre_promote_failed, slot_to_copy, ahead_since) in (
+            option::weighted(0.1, ago()), prop::bool::weighted(0.1), option::of(ago()),
+        ),
     ) -> Memory {
         let attempts = |(count, last)| Attempts { count, last };
         let (standby_starts, failed_tasks) = (attempts(standby_starts), attempts(failed_tasks));
@@ -248,7 +250,7 @@ prop_compose! {
             standbys_seen: BTreeMap::new(), commit_rule, unmanaged: false, pre_promoted: None, pre_promote_failed,
             stops_to_rewind: u32::from(slot_to_copy) * 2,
             slots_to_copy: if slot_to_copy { vec!["cdc".to_owned()] } else { Vec::new() },
-            leaderless_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
+            leaderless_since, ahead_since, crash_restarts, rewind_failed, checkpointed_for, stopped_for_handover, wal_advanced_at,
             catching_up_since, ending_term, starting_since, standby_starts, failed_tasks, by_hand,
         }
     }
