@@ -22,7 +22,7 @@ use crate::ha::view::{DataDirView, ProcessView, TaskKind};
 use crate::postgres::SqlRole;
 use crate::raft::{RaftStatus as StoreStatus, Store};
 use crate::telemetry::clock;
-use crate::types::{ClusterName, Fact, NodeName, Term, TimelineId, WallTime};
+use crate::types::{ClusterName, NodeName, Term, TimelineId, WallTime};
 
 /// What is the same in every snapshot of a node.
 #[derive(Debug, Clone)]
@@ -60,7 +60,6 @@ pub fn snapshot(
     snapshot.store_has_quorum = view.record.fresh().is_some();
     snapshot.cluster = view.record.any().map(|record| cluster(record, settings, &lock));
     snapshot.candidate = candidate(view);
-    snapshot.promotable = promotable(view);
     snapshot.raft = raft(&actor.store.status());
     snapshot.decisions = journal
         .entries()
@@ -315,15 +314,9 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 /// So many starts without an answer are usual: one, and one that the configuration asked for.
 const PATIENT_STARTS: u32 = 2;
 
-/// Whether PostgreSQL here could be promoted if it were asked to: for the answer to other members.
-pub fn promotable(view: &ClusterView) -> bool {
-    candidate(view)
-        && matches!(view.process, ProcessView::Running { .. })
-        && matches!(view.server, Fact::Fresh(_) | Fact::Stale { .. })
-}
-
 /// Whether the data here takes part in a leader race, now or as soon as PostgreSQL answers: others wait for it a
-/// little. Not when nothing comes of its starts.
+/// little. Not when nothing comes of its starts. Whether it answers is asked when somebody wants to know: a server that
+/// has come up since the last look has as much as it says.
 ///
 /// A pause says nothing about the data: the members learn of its end one after the other, and one that knows must not
 /// pass over another that has more and does not know yet.
@@ -343,7 +336,7 @@ mod tests {
     use super::*;
     use crate::config::ClusterSettings;
     use crate::ha::view::{ControlState, ControlView, Memory};
-    use crate::types::{Lsn, Mono, SystemId, TimelineId};
+    use crate::types::{Fact, Lsn, Mono, SystemId};
 
     /// A stopped standby with data.
     fn view() -> ClusterView {
@@ -384,6 +377,16 @@ mod tests {
         assert!(candidate(&view));
         view.settings.nofailover = true;
         assert!(!candidate(&view));
+    }
+
+    /// Found by the simulation (seed 2809 of its clusters with two sites): PostgreSQL had come up since its agent's last look.
+    /// It was neither waited for as one that starts nor counted as one that answers, and one with less took the lead.
+    #[test]
+    fn a_server_that_nobody_here_has_seen_yet_takes_part() {
+        let mut view = view();
+        view.process = ProcessView::Running { writable: false };
+        view.server = Fact::unknown("the database system is starting up");
+        assert!(candidate(&view));
     }
 
     /// Found by the simulation (seed 900037): a cluster was paused for longer than a ttl while nobody led. When the pause

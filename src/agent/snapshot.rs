@@ -45,9 +45,8 @@ pub struct Snapshot {
     pub store_has_quorum: bool,
     /// Whether the primary runs on the word of all members instead of the store's (failsafe mode).
     pub failsafe_active: bool,
-    /// Whether nothing here forbids to promote the local standby (tag, pause, a long task, damaged data).
-    pub promotable: bool,
-    /// Whether the data here takes part in a leader race, now or as soon as PostgreSQL answers.
+    /// Whether the data here takes part in a leader race, now or as soon as PostgreSQL answers (no tag, long task or damage
+    /// forbids it).
     pub candidate: bool,
     /// Whether a required watchdog could not be used.
     pub watchdog_failed: bool,
@@ -569,7 +568,6 @@ impl Snapshot {
             loop_wait: settings.loop_wait,
             store_has_quorum: false,
             failsafe_active: false,
-            promotable: false,
             candidate: false,
             watchdog_failed: false,
             cluster: None,

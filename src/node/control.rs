@@ -410,10 +410,7 @@ impl Control for NodeControl {
 
     fn position(&self) -> Answer<'_, Position> {
         Box::pin(async {
-            let (promotable, candidate) = {
-                let snapshot = self.snapshot.borrow();
-                (snapshot.promotable, snapshot.candidate)
-            };
+            let candidate = self.snapshot.borrow().candidate;
             let Some(instance) = &self.instance else {
                 return Ok(Position {
                     name: self.me.clone(),
@@ -440,7 +437,7 @@ impl Control for NodeControl {
             Ok(Position {
                 name: self.me.clone(),
                 writable,
-                promotable: promotable && status.as_ref().is_some_and(|status| status.in_recovery()),
+                promotable: candidate && status.as_ref().is_some_and(|status| status.in_recovery()),
                 timeline: status.as_ref().map(|status| status.timeline).max(seen),
                 position: status.as_ref().map(|status| status.position()),
                 pending: candidate && pending,
