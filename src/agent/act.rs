@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ended::EndedTerm;
 use super::follow::{Configured, Whom, outside, parameters, recovery, upstream};
 use super::lock::Lock;
 use super::logins::Logins;
@@ -148,6 +149,8 @@ pub struct Actor {
     pub reload_asked: bool,
     /// What is to be written about a leadership with its end.
     pub ending: Option<EndedRecord>,
+    /// What this node's processes have asked to end.
+    pub ended: EndedTerm,
     /// A server that somebody else started here is to be taken over.
     pub adopting: bool,
 }

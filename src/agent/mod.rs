@@ -8,6 +8,7 @@
 pub mod act;
 pub mod callbacks;
 pub mod chronicle;
+pub mod ended;
 pub mod event;
 pub mod follow;
 pub mod journal;

@@ -94,7 +94,10 @@ impl Agent {
             lock: self.actor.lock.watch(),
             raft_leader: self.actor.store.leader_changes(),
         };
-        let mut memory = Memory::default();
+        // An earlier process of this node may have asked for it, and it may be done any time.
+        let ending_term = self.actor.ended.read();
+        ending_term.into_iter().for_each(|term| self.actor.lock.give_up(term));
+        let mut memory = Memory { ending_term, ..Memory::default() };
         let mut event = Event::Timer;
         let mut settings = self.initial_settings.clone();
         loop {

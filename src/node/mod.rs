@@ -23,6 +23,7 @@ use tracing::{error, info};
 use crate::agent::act::Actor;
 use crate::agent::callbacks::Callbacks;
 use crate::agent::chronicle::{ChangeLog, Chronicle};
+use crate::agent::ended::EndedTerm;
 use crate::agent::journal::Journal;
 use crate::agent::local::{Local, Place};
 use crate::agent::lock::{Lock, LockConfig};
@@ -280,6 +281,7 @@ async fn run_agent(
             adopting: false,
             reloaded: false,
             ending: None,
+            ended: EndedTerm::beside(&config.raft.data_dir),
         },
         upkeep: Upkeep::new(identity),
         journal: Journal::default(),

@@ -50,8 +50,7 @@ impl Actor {
             }
             RecordStep::ReleaseLeader { term } => {
                 let status = position(view).map(|optime| StatusRecord { optime, ..published_status(view) });
-                self.lock.give_up(*term);
-                memory.ending_term = Some(*term);
+                self.ends(*term, memory).await;
                 let history = self.unpublished_history(view);
                 let creating = view.record.any().is_some_and(ClusterRecord::is_being_created);
                 let txn = self.writes.release_leader(*term, status.as_ref(), history.as_ref(), creating);
@@ -67,8 +66,7 @@ impl Actor {
                     at: clock::wall(),
                     why: why.clone(),
                 };
-                self.lock.give_up(*term);
-                memory.ending_term = Some(*term);
+                self.ends(*term, memory).await;
                 let history = self.unpublished_history(view);
                 let txn = self.writes.hand_over(*term, &handover, &published_status(view), history.as_ref());
                 self.write(self.writes.with_ended(txn, self.ending.as_ref())).await?;
@@ -91,6 +89,13 @@ impl Actor {
             }
         }
         Ok(())
+    }
+
+    /// What is asked for now may be done when this process is long gone.
+    async fn ends(&self, term: Term, memory: &mut Memory) {
+        self.lock.give_up(term);
+        memory.ending_term = Some(term);
+        self.ended.remember(term).await;
     }
 
     /// The permit follows the key by one quorum round; waiting here saves a tick.
