@@ -170,7 +170,9 @@ impl Instance {
     fn check_source(&self, from: &Upstream, remote: &RemoteState) -> Result<(), Error> {
         let not_ready = |why: String| Error::UpstreamNotReady { operation: "rewind", upstream: from.address(), why };
         if remote.in_recovery && self.binaries.version().major() < 14 {
-            return Err(not_ready("it is a standby, and pg_rewind before 14 needs a primary".to_owned()));
+            // The leader of a standby cluster stays one: waiting for it would have no end.
+            let why = "its source is a standby, and pg_rewind before 14 needs a primary".to_owned();
+            return Err(Error::RewindRefused { why });
         }
         if !remote.in_recovery && remote.checkpoint_timeline != remote.timeline {
             return Err(not_ready(format!("it has not made a checkpoint on timeline {} yet", remote.timeline)));
