@@ -13,6 +13,8 @@ mod tags_are_kept;
 
 use std::collections::BTreeMap;
 
+use howdah::types::NodeName;
+
 use crate::world::World;
 
 /// What the checks remember.
@@ -30,6 +32,8 @@ pub struct Watched {
     pub planned: Option<i64>,
     /// The term that was won by comparison, nobody having forced it.
     pub compared: Option<i64>,
+    /// Who was a member when the key was taken: nobody else is asked.
+    pub asked: Vec<NodeName>,
     /// The term that a person has forced, and on whom. It is that until a promotion: who was forced may need a second term.
     pub forced: Option<(i64, usize)>,
     /// Counts the times that the configuration has ended the promise to lose nothing.
@@ -49,6 +53,7 @@ impl Watched {
             disturbed: vec![0; nodes + 1],
             planned: None,
             compared: None,
+            asked: Vec::new(),
             forced: None,
             promises: 0,
             replaced: None,

@@ -77,6 +77,7 @@ impl World {
         }
         self.leadership_changed(node);
         self.trace(node, || format!("record: leads in term {term}"));
+        self.watched.asked = before.members.keys().cloned().collect();
         // On what the key was taken; nothing is known if that process has ended since.
         let reason = self.nodes[node].agent.decision.as_ref().map(|decision| &decision.reason);
         // Who leads a cluster that follows another is promoted some other day, if at all.

@@ -129,7 +129,9 @@ impl World {
             let sound =
                 there.power && !there.suspended && there.agent_runs() && there.guardian_runs() && !there.pg.frozen;
             let standby = there.pg.proc == Proc::Running && there.pg.up && there.pg.recovery;
-            let may = there.agent.candidate && self.net.talk(node, other);
+            // A former primary whose lease has ended is no member until it has another (seed 6000583).
+            let asked = self.watched.asked.contains(&there.name);
+            let may = asked && there.agent.candidate && self.net.talk(node, other);
             let Some(data) = &there.disk.data else { continue };
             let same = self.wal.timeline(data.tip.0) == self.wal.timeline(tip.0);
             let still = there.pg.moved_at + 5 * SEC < self.now && there.pg.replaying.is_none();
