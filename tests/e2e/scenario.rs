@@ -184,6 +184,18 @@ pub fn postmaster_kill(cluster: &Cluster) -> Outcome {
     watch.finish(cluster, "postmaster kill", None)
 }
 
+/// Somebody moves the data directory away under the running primary, which goes on in what it has open.
+pub fn data_gone(cluster: &Cluster) -> Outcome {
+    let mut watch = Watch::start(cluster);
+    watch.mark();
+    let data = &cluster.node(&watch.old).data;
+    std::fs::rename(data, data.with_extension("taken")).expect("moved away");
+    watch.until_successor(cluster);
+    let from = now();
+    cluster.until_replica(&watch.old);
+    watch.finish(cluster, "data directory gone", Some(now().since(from)))
+}
+
 /// What happens to the killed node before it is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum History {

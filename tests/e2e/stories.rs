@@ -68,6 +68,16 @@ fn a_killed_postmaster_is_replaced() {
 }
 
 #[test]
+fn a_primary_whose_data_directory_is_gone_is_succeeded_and_copied_anew() {
+    let cluster = Cluster::boot("data-gone");
+    let outcome = scenario::data_gone(&cluster);
+    assert_ne!(outcome.new, outcome.old);
+    assert_never_two_writers(&outcome);
+    assert_nothing_lost(&outcome);
+    LogGate::new().allow("*", CUT_OFF).check(&cluster);
+}
+
+#[test]
 fn a_killed_node_is_succeeded_and_returns_as_a_replica() {
     let mut cluster = Cluster::boot("node-kill");
     cluster.until_raft_leader_elsewhere();
