@@ -12,6 +12,8 @@ mod drill;
 mod fake_node;
 #[path = "surface/http.rs"]
 mod http;
+#[path = "surface/no_quorum.rs"]
+mod no_quorum;
 #[path = "surface/openapi.rs"]
 mod openapi;
 #[path = "surface/tables.rs"]

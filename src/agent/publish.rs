@@ -217,6 +217,7 @@ fn cluster(record: &ClusterRecord, settings: &ClusterSettings, lock: &LockState)
         settings: settings.clone(),
         settings_json: record.config.as_ref().map(|config| config.value.clone()),
         failsafe: None,
+        unconfirmed: None,
     }
 }
 

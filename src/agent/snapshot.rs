@@ -277,6 +277,16 @@ pub struct ClusterStatus {
     pub settings_json: Option<Value>,
     /// Content of the `failsafe` key: member name to API address.
     pub failsafe: Option<BTreeMap<String, String>>,
+    /// Set once no majority has confirmed the view for a ttl: no lease in it can be relied on any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
+}
+
+/// What a view said while it was confirmed, and says no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unconfirmed {
+    /// Who held the leader key.
+    pub leader: Option<LeaderStatus>,
 }
 
 /// The holder of the leader key.
@@ -522,6 +532,17 @@ impl ClusterStatus {
         now.since(self.seen_at) < ttl
     }
 
+    /// What people must know of a view that no majority confirms, as `node` has it; none while one does.
+    pub fn doubt(&self, node: &NodeName) -> Option<String> {
+        let unconfirmed = self.unconfirmed.as_ref()?;
+        let led = unconfirmed.leader.as_ref().map_or("nobody", |leader| leader.name.as_str());
+        Some(format!(
+            "{node} has heard no majority of the store since {}, when {led} led: nobody is known to lead now, and \
+             without a majority nobody can take over",
+            self.seen_wall.iso()
+        ))
+    }
+
     /// The member of that name.
     pub fn member(&self, name: &str) -> Option<&MemberStatus> {
         self.members.iter().find(|member| member.name.as_str() == name)
@@ -577,6 +598,25 @@ impl Snapshot {
             task: None,
             timeline: Arc::default(),
         }
+    }
+
+    /// The snapshot as it may be told at `now`. From a view that no majority has confirmed for a ttl nobody can be named
+    /// leader, and of the other members' states it says nothing. A confirmed one is told as it is.
+    #[must_use]
+    pub fn told_at(self: &Arc<Self>, now: Mono) -> Arc<Self> {
+        let confirmed = |cluster: &ClusterStatus| self.store_has_quorum || cluster.is_young(now, self.lock.ttl);
+        if self.cluster.as_ref().is_none_or(confirmed) {
+            return self.clone();
+        }
+        let mut told = Self::clone(self);
+        let Some(cluster) = &mut told.cluster else { return self.clone() };
+        cluster.unconfirmed = Some(Unconfirmed { leader: cluster.leader.take() });
+        for member in &mut cluster.members {
+            let own = self.postgres.as_ref().filter(|_| member.name == self.name);
+            member.state = own.map_or(PostgresState::Unknown, |pg| pg.state);
+            member.replication_state = own.and_then(|pg| pg.replication_state);
+        }
+        Arc::new(told)
     }
 
     /// Whether the cluster is paused, as far as this node knows.

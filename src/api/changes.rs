@@ -44,7 +44,7 @@ type Refusable<T> = Result<T, ControlError>;
 /// Answers a request whose method is none of GET, HEAD, OPTIONS.
 pub async fn handle(state: &ApiState, path: &str, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let snapshot = state.snapshot.borrow().clone();
+    let snapshot = state.snapshot.borrow().told_at(clock::now());
     if let Err(denied) = state.access.check(&parts, &snapshot).await {
         return denied_response(denied);
     }
@@ -310,6 +310,9 @@ fn check_switchover(snapshot: &Snapshot, request: &SwitchoverRequest, kind: Kind
             "this node has not read the cluster's state yet; ask another one, or try again later".into(),
         ));
     };
+    if let Some(doubt) = cluster.doubt(&snapshot.name) {
+        return Err(ControlError::NoQuorum(doubt));
+    }
     let refuse = |text: String| Err(ControlError::Refused(text));
     if cluster.settings.pause && request.scheduled_at.is_some() {
         return Err(bad_request("the cluster is paused, and nothing scheduled runs in a pause; resume it first"));

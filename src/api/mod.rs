@@ -6,7 +6,7 @@
 //! ```
 //! Reads are answered from memory: no PostgreSQL, no store, no lock that either could hold. `/cluster` too, where
 //! Patroni reads its store anew: the snapshot is at most a tick old, and says in `/howdah` how old. A node without a
-//! quorum therefore still answers, with what it last knew.
+//! quorum therefore still answers, with what it last knew; after a ttl it names no leader any more.
 //!
 //! Source: reference section 1 (Patroni 4.1.5).
 
@@ -94,7 +94,7 @@ async fn dispatch(State(state): State<ApiState>, request: Request) -> Response {
     let now = clock::now();
     let method = request.method().clone();
     if method == Method::GET {
-        let snapshot = state.snapshot.borrow().clone();
+        let snapshot = state.snapshot.borrow().told_at(now);
         return read(&snapshot, &state, &path, &query, now);
     }
     if method == Method::HEAD || method == Method::OPTIONS {

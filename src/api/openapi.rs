@@ -284,6 +284,10 @@ fn schemas() -> Value {
             json!({
                 "members": {"type": "array", "items": member}, "scope": text, "pause": flag,
                 "scheduled_switchover": object(&["at"], json!({"at": text, "from": text, "to": text})),
+                "unconfirmed": object(
+                    &["since", "hint"],
+                    json!({"since": text, "last_leader": {"type": ["string", "null"]}, "hint": text}),
+                ),
             }),
         ),
         "History": {"type": "array", "items": {"type": "array"}},

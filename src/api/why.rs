@@ -15,7 +15,7 @@ use crate::agent::recorder::{Recorded, Recorder};
 use crate::agent::snapshot::Snapshot;
 use crate::cluster::ClusterRecord;
 use crate::ha::what_if::{self, Forecast, Outcome, Voter};
-use crate::ha::{Reason, why};
+use crate::ha::{ClusterView, Reason, why};
 use crate::types::NodeName;
 
 /// The answer to a question.
@@ -52,15 +52,33 @@ fn coded(reason: &Reason) -> Value {
     json!({"reason": reason.code(), "sentence": reason.to_string()})
 }
 
+/// Who leads, as far as anybody here can know.
+fn leader_of(view: &ClusterView, record: &ClusterRecord) -> Option<NodeName> {
+    record.leader.as_ref().filter(|_| view.unconfirmed_for().is_none()).map(|leader| leader.value.clone())
+}
+
+/// What is to be said of a record that no majority confirms; none while one does.
+fn doubt(view: &ClusterView, record: &ClusterRecord) -> Option<String> {
+    let age = view.unconfirmed_for()?;
+    let led = record.leader.as_ref().map_or("nobody", |leader| leader.value.as_str());
+    Some(format!(
+        "{} has heard no majority of the store for {:.0} s (then {led} led), and without a majority nobody can take over",
+        view.me,
+        age.as_secs_f64()
+    ))
+}
+
 fn who_leads(snapshot: &Snapshot, newest: &Recorded, record: &ClusterRecord) -> Result<Value, ControlError> {
     let me = &newest.view.me;
-    let leader = record.leader.as_ref().map(|leader| leader.value.clone());
+    let leader = leader_of(&newest.view, record);
+    let doubt = doubt(&newest.view, record);
     let mut because: Vec<Value> = Vec::new();
-    let mut sentence = match &leader {
-        Some(leader) => {
+    let mut sentence = match (&leader, doubt) {
+        (Some(leader), _) => {
             format!("{leader} leads in term {}.", record.term().map_or(0, |term| term.0))
         }
-        None => "Nobody leads.".to_owned(),
+        (None, Some(doubt)) => format!("Nobody is known to lead: {doubt}."),
+        (None, None) => "Nobody leads.".to_owned(),
     };
     let made = of_timeline(&snapshot.timeline, record.timeline()).filter(|made| Some(&made.node) == leader.as_ref());
     match (made, &leader) {
@@ -107,7 +125,8 @@ fn obstacles_of(newest: &Recorded, name: &NodeName) -> Value {
 
 fn why_not(newest: &Recorded, record: &ClusterRecord, name: &NodeName) -> Result<Value, ControlError> {
     let view = &newest.view;
-    let leader = record.leader.as_ref().map(|leader| &leader.value);
+    let leader = leader_of(view, record);
+    let leader = leader.as_ref();
     let Some(found) = why::obstacles(view, name) else {
         return Err(ControlError::NotFound(format!(
             "{name} is no member of the cluster, or has been silent for longer than its lease: who is not heard cannot lead"
@@ -119,6 +138,9 @@ fn why_not(newest: &Recorded, record: &ClusterRecord, name: &NodeName) -> Result
         (false, Some(leader), []) => format!(
             "{name} could lead. It does not because {leader} leads, and a leader is not replaced while it works; `howdah switchover --candidate {name}` moves it."
         ),
+        (false, None, _) if view.unconfirmed_for().is_some() => {
+            format!("{name} cannot be known to lead: {}.", doubt(view, record).unwrap_or_default())
+        }
         (false, None, []) => format!("Nothing stops {name}: it takes the key with its next decision."),
         (false, _, found) => format!(
             "{name} would not lead if {} now, for {}.",
@@ -164,7 +186,10 @@ fn kill_answer(snapshot: &Snapshot, newest: &Recorded, victim: &NodeName) -> Res
         "victim": victim,
         "leads": forecast.leads,
         "outcome": forecast.outcome,
-        "sentence": sentence(&forecast, view.settings.synchronous.strict),
+        "sentence": match view.record.any().and_then(|record| doubt(view, record)) {
+            Some(doubt) => format!("Nobody can say what the death of {victim} would change: {doubt}."),
+            None => sentence(&forecast, view.settings.synchronous.strict),
+        },
         "decisions": list(decisions),
         "others": list(others),
         "assumed": forecast.assumed,
@@ -219,6 +244,7 @@ fn sentence(forecast: &Forecast, strict: bool) -> String {
             "If {victim} died now, {left} of {needed} voters that the store needs would be left: nobody could write until one more is back."
         ),
         Outcome::Nobody => format!("If {victim} died now, nobody could take over by itself."),
+        Outcome::Unconfirmed { .. } => format!("If {victim} died now, nobody could take over without a majority."),
         Outcome::UnknownNode => format!("There is no node {victim}."),
     };
     if !forecast.assumed.is_empty() {

@@ -124,6 +124,10 @@ pub fn cluster(snapshot: &Snapshot) -> Option<Value> {
         }
         body["scheduled_switchover"] = scheduled;
     }
+    if let (Some(unconfirmed), Some(hint)) = (&cluster.unconfirmed, cluster.doubt(&snapshot.name)) {
+        let leader = unconfirmed.leader.as_ref().map(|leader| &leader.name);
+        body["unconfirmed"] = json!({"since": cluster.seen_wall.iso(), "last_leader": leader, "hint": hint});
+    }
     Some(body)
 }
 

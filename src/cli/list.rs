@@ -157,6 +157,11 @@ fn members_table(
             rows.iter_mut().for_each(|row| drop(row.remove(index)));
         }
     }
+    if cluster.unconfirmed.is_some() {
+        // Programs read no footer.
+        columns.push(Column::left("Last confirmed"));
+        rows.iter_mut().for_each(|row| row.push(json!(cluster.seen_wall.iso())));
+    }
     let id = match cluster.initialize.as_deref() {
         None => "uninitialized",
         Some("") => "initializing",
@@ -273,7 +278,9 @@ fn with_footer(table: String, snapshot: &Snapshot, cluster: &ClusterStatus) -> S
         let since = degraded.since.map_or_else(String::new, |since| format!(" since {since}"));
         lines.push(format!(" Commits are on {} instead of {} nodes{since}", degraded.copies, degraded.wanted));
     }
-    if cluster.leader.is_none()
+    if let Some(doubt) = cluster.doubt(&snapshot.name) {
+        lines.push(format!(" {doubt}"));
+    } else if cluster.leader.is_none()
         && let Some(last) = snapshot.decisions.last()
     {
         lines.push(format!(" Nobody leads. {} ({}): {}", snapshot.name, last.reason, last.sentence));

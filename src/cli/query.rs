@@ -63,6 +63,10 @@ fn address(snapshot: &Snapshot, one: &OneMember) -> Outcome<(String, u16)> {
     let nobody = |text: String| Err(Failure::new(exit::REFUSED, text));
     let Some(cluster) = &snapshot.cluster else { return nobody("the cluster's state is not known yet".to_owned()) };
     let role = one.role.unwrap_or(RoleFilter::Leader);
+    let leads = matches!(role, RoleFilter::Leader | RoleFilter::Primary | RoleFilter::StandbyLeader);
+    if let Some(doubt) = cluster.doubt(&snapshot.name).filter(|_| one.member.is_none() && leads) {
+        return Err(Failure::new(exit::NO_QUORUM, doubt));
+    }
     let fits = |member: &&MemberStatus| match &one.member {
         Some(name) => member.name.as_str() == name,
         None => in_role(cluster, member, Some(role)),

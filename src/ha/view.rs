@@ -400,6 +400,15 @@ impl ClusterView {
         (passed < self.settings.ttl).then(|| self.settings.ttl.saturating_sub(passed))
     }
 
+    /// For how long no majority has confirmed the record; none while that is shorter than a lease lasts: until then who
+    /// holds the leader key in it may hold it still.
+    pub fn unconfirmed_for(&self) -> Option<Duration> {
+        match &self.record {
+            Fact::Stale { age, .. } if self.settings.ttl <= *age => Some(*age),
+            Fact::Fresh(_) | Fact::Stale { .. } | Fact::Unknown { .. } => None,
+        }
+    }
+
     /// How long nobody has led.
     pub fn leaderless_for(&self) -> Duration {
         self.memory.leaderless_since.map_or(Duration::ZERO, |since| self.now.since(since))

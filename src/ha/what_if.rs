@@ -80,6 +80,11 @@ pub enum Outcome {
         /// So many must.
         needed: usize,
     },
+    /// Nobody here knows who leads, and nobody can take over: no majority has been heard for longer than a lease lasts.
+    Unconfirmed {
+        /// For so long.
+        age: Duration,
+    },
     /// Nobody can take over, as things are.
     Nobody,
     /// There is no such node.
@@ -114,6 +119,9 @@ pub fn kill(view: &ClusterView, voters: &[Voter], victim: &NodeName) -> Option<F
     };
     if !record.members.contains_key(victim) && voters.iter().all(|voter| voter.name != *victim) {
         return Some(forecast(Outcome::UnknownNode));
+    }
+    if let Some(age) = view.unconfirmed_for() {
+        return Some(Forecast { leads: false, assumed: Vec::new(), ..forecast(Outcome::Unconfirmed { age }) });
     }
     let (left, needed) = (up.count(), voters.len() / 2 + 1);
     if left < needed {

@@ -22,8 +22,8 @@ pub fn obstacles(view: &ClusterView, name: &NodeName) -> Option<Vec<Reason>> {
     let victim = leader.filter(|leader| leader != name);
     let mut all = survivors(view, record, victim.as_ref());
     let mut imagined = all.remove(name)?;
-    if *name == view.me {
-        // What it knows of its own connection to the store counts, too.
+    if *name == view.me || view.unconfirmed_for().is_some() {
+        // What it knows of its own connection to the store counts, too; of another's while no majority answers.
         imagined.record = match (&view.record, imagined.record) {
             (Fact::Stale { age, .. }, Fact::Fresh(record)) => Fact::Stale { value: record, age: *age },
             (_, record) => record,
