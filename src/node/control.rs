@@ -23,7 +23,7 @@ use crate::cluster::{ClusterRecord, Key};
 use crate::config::ClusterSettings;
 use crate::config::cluster_settings::merge_patch;
 use crate::kv::command::{Command, Response, TxnRequest};
-use crate::postgres::{Instance, Preflight, SqlRole};
+use crate::postgres::{AccessFile, Instance, Preflight, SqlRole, wrong_lines};
 use crate::raft::{Store, StoreError};
 use crate::types::{NodeName, PgVersion};
 
@@ -159,6 +159,7 @@ impl NodeControl {
         let (settings, _) =
             ClusterSettings::parse(&value).map_err(|error| ControlError::BadRequest(error.to_string()))?;
         let (before, _) = ClusterSettings::parse(&old).unwrap_or_default();
+        self.refuse_access(&before, &settings)?;
         self.refuse_parameters(&before, &settings).await?;
         if old != value && !self.write(self.writes.config(&value, revision)).await? {
             return Err(ControlError::Conflict(
@@ -198,6 +199,23 @@ impl NodeControl {
             Ok(Err(why)) => Err(ControlError::Failed(why)),
             Err(_) => Err(ControlError::Failed("the node is stopping".to_owned())),
         }
+    }
+
+    /// What of the changed access rules PostgreSQL would not take: with one wrong line of `pg_hba.conf` no node starts.
+    fn refuse_access(&self, old: &ClusterSettings, new: &ClusterSettings) -> Result<(), ControlError> {
+        let (old, new) = (&old.postgresql, &new.postgresql);
+        let major = self.instance.as_ref().map(|instance| instance.binaries().version().major());
+        let refused = |key: &str,
+                       file: AccessFile,
+                       old: &Option<Vec<String>>,
+                       new: &Option<Vec<String>>|
+         -> Vec<String> {
+            let changed = new.iter().filter(|_| old != new);
+            changed.flat_map(|lines| wrong_lines(file, lines, major)).map(|wrong| format!("{key}: {wrong}")).collect()
+        };
+        let mut all = refused("postgresql.pg_hba", AccessFile::Hba, &old.pg_hba, &new.pg_hba);
+        all.extend(refused("postgresql.pg_ident", AccessFile::Ident, &old.pg_ident, &new.pg_ident));
+        if all.is_empty() { Ok(()) } else { Err(ControlError::BadRequest(all.join("; "))) }
     }
 
     /// What of the changed parameters PostgreSQL would not take, asked of its own program before anything is written.

@@ -64,6 +64,7 @@ pub use control_data::{ControlData, ControlState, StandbyFloors};
 pub use credentials::{Credentials, Login, generate_password};
 pub use data_dir::{DataDir, PresentDataDir};
 pub use error::{Error, NotAccepting, StatusError};
+pub use hba::{AccessFile, wrong_lines};
 pub use methods::{Method, Restore};
 pub use remote::RemoteState;
 pub use replication::SlotChanges;
@@ -209,6 +210,14 @@ impl Instance {
                 "run directory {:?} is too long for a socket; connecting over TCP instead",
                 config.run_dir
             ));
+        }
+        let major = Some(binaries.version().major());
+        for (key, file, lines) in [
+            ("postgresql.pg_hba", AccessFile::Hba, &config.pg_hba),
+            ("postgresql.pg_ident", AccessFile::Ident, &config.pg_ident),
+        ] {
+            let wrong = lines.iter().flat_map(|lines| wrong_lines(file, lines, major));
+            warnings.extend(wrong.map(|wrong| format!("{key}: {wrong}")));
         }
         let local = LocalSettings {
             parameters: config.parameters.clone(),

@@ -124,6 +124,8 @@ fn settings_reach_running_servers_and_name_what_waits_for_a_restart() {
         let ran = cluster.howdah(&["edit-config", "-p", parameter, "--force"]);
         assert!(ran.code == Some(2) && ran.err.contains(&format!("postgresql.parameters.{word}")), "{ran:?}");
     }
+    let ran = cluster.howdah(&["edit-config", "-s", "postgresql.pg_hba=[\"nonsense line\"]", "--force"]);
+    assert!(ran.code == Some(2) && ran.err.contains("postgresql.pg_hba: line 1, \"nonsense line\""), "{ran:?}");
     assert_eq!(cluster.get(&primary, "/config"), config);
     LogGate::new().check(&cluster);
 }

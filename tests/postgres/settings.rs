@@ -49,6 +49,29 @@ async fn a_change_needs_what_postgresql_needs() {
     let status = node.until("restarted", |_| true).await;
     assert!(status.pending_restart.is_empty(), "{:?}", status.pending_restart);
     assert_eq!(node.psql("SHOW max_connections").await, "120");
+    the_server_finds_the_same_lines_wrong(&node).await;
+}
+
+/// The view reads the file anew; the running server keeps to what it has read at its start.
+async fn the_server_finds_the_same_lines_wrong(node: &Node) {
+    let table: Vec<(bool, &str)> =
+        include_str!("hba_lines.txt").lines().map(|line| (line.starts_with('+'), &line[2..])).collect();
+    let text: String = table.iter().map(|(_, line)| format!("{line}\n")).collect();
+    std::fs::write(node.data_dir().join("pg_hba.conf"), text).expect("written");
+    let found = node
+        .psql(
+            "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL AND error NOT LIKE '%cannot match%'",
+        )
+        .await;
+    let found: BTreeMap<usize, &str> = found
+        .lines()
+        .filter_map(|row| row.split_once('|'))
+        .map(|(line, why)| (line.parse().expect("number"), why))
+        .collect();
+    for (index, (good, line)) in table.iter().enumerate() {
+        let refused = found.get(&(index + 1));
+        assert_eq!(refused.is_none(), *good, "{line}: {refused:?}");
+    }
 }
 
 #[tokio::test]
