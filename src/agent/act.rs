@@ -526,7 +526,8 @@ impl Actor {
         }
     }
 
-    fn credentials(&mut self) -> Result<&Credentials, Failure> {
+    /// All passwords of the cluster's roles.
+    pub(super) fn credentials(&mut self) -> Result<&Credentials, Failure> {
         if self.credentials.is_none() {
             let recorded = self.store.read(|kv| {
                 let key = self.writes.space().key(&crate::cluster::Key::Credentials);

@@ -1,5 +1,6 @@
 //! What a node keeps in order besides its role: its member record, the leader's position and history,
-//! replication slots, the checkpoint after a promotion, and Raft leadership off the primary's node.
+//! replication slots, the roles that members log in with, the checkpoint after a promotion, and Raft leadership off the
+//! primary's node.
 //!
 //! Everything here is repeated until it holds; a failure is logged and tried again at the next tick.
 
@@ -25,6 +26,12 @@ use crate::types::{Mono, NodeName, Term, TimelineHistory, WallTime};
 
 /// Slots are compared and moved forward this often; a new member's is made at once.
 const SLOTS_EVERY: Duration = Duration::from_secs(10);
+
+/// The leader looks for the cluster's roles this often ...
+const ROLES_EVERY: Duration = Duration::from_secs(60);
+
+/// ... and as soon as a standby has not streamed for so long: its role may have been dropped.
+const UNSTREAMED: Duration = Duration::from_secs(3);
 
 /// Raft leadership is moved without hurry after a promotion, and not again sooner than this.
 const RAFT_MOVE_EVERY: Duration = Duration::from_secs(3);
@@ -54,6 +61,8 @@ pub struct Upkeep {
     slots_at: Option<Mono>,
     keeper: Keeper,
     planned: Option<Plan>,
+    roles_at: Option<Mono>,
+    unstreamed_since: Option<Mono>,
     raft_move_at: Option<Mono>,
     primary_said: Option<Mono>,
     checkpoint: Option<tokio::task::JoinHandle<Result<(), crate::postgres::Error>>>,
@@ -69,6 +78,8 @@ impl Upkeep {
             slots_at: None,
             keeper: Keeper::default(),
             planned: None,
+            roles_at: None,
+            unstreamed_since: None,
             raft_move_at: None,
             primary_said: None,
             checkpoint: None,
@@ -115,6 +126,7 @@ impl Upkeep {
                 report(self.status(actor, sighting, server, term).await, "publish the leader's position");
             }
             self.move_raft_leadership(actor, view, record).await;
+            report(self.roles(actor, view, record, server).await, "look after the cluster's roles");
         } else if leads_standby_cluster(view)
             && let (Some(record), Some(server)) = (view.record.fresh(), view.server.fresh())
             && let Some(term) = record.term()
@@ -124,6 +136,7 @@ impl Upkeep {
         } else {
             self.status = None;
             self.primary_said = None;
+            (self.roles_at, self.unstreamed_since) = (None, None);
             if let Some(record) = view.record.fresh() {
                 self.stand_aside(actor, view, record);
             }
@@ -208,6 +221,29 @@ impl Upkeep {
         }
         actor.write(actor.writes.status(term, &status)).await?;
         self.status = Some(status);
+        Ok(())
+    }
+
+    /// Without its role a standby streams no more, and its own log is the only place that says why.
+    async fn roles(
+        &mut self,
+        actor: &mut Actor,
+        view: &ClusterView,
+        record: &ClusterRecord,
+        server: &ServerView,
+    ) -> Result<(), Failure> {
+        let since = self.unstreamed_since.unwrap_or(view.now);
+        self.unstreamed_since = lacks_a_stream(record, server, &view.me).then_some(since);
+        let looked = *self.roles_at.get_or_insert(view.now);
+        // A paused cluster's PostgreSQL is left alone. Of a role without a password nobody knows how it is to be made.
+        if view.settings.pause || !roles_due(looked, self.unstreamed_since, view.now) {
+            return Ok(());
+        }
+        self.roles_at = Some(view.now);
+        let Ok(credentials) = actor.credentials().cloned() else { return Ok(()) };
+        for role in actor.instance.restore_roles(&credentials).await? {
+            warn!(role, "a role that the cluster needs was missing; it is created");
+        }
         Ok(())
     }
 
@@ -365,6 +401,25 @@ impl Upkeep {
     }
 }
 
+/// Whether a standby that runs and follows this primary does not stream from it.
+fn lacks_a_stream(record: &ClusterRecord, server: &ServerView, me: &NodeName) -> bool {
+    record.members.iter().any(|(name, member)| {
+        let member = &member.value;
+        name != me
+            && member.state == "running"
+            && member.role == "replica"
+            && !member.tags.contains_key("replicatefrom")
+            && !member.has_tag("nostream")
+            && !server.standbys.get(name).is_some_and(|standby| standby.streaming)
+    })
+}
+
+/// Whether to look for the roles: once in a while, and once per wait for a standby that lacks its stream.
+fn roles_due(looked: Mono, unstreamed_since: Option<Mono>, now: Mono) -> bool {
+    let suspicious = unstreamed_since.map(|since| since + UNSTREAMED);
+    suspicious.is_some_and(|from| looked < from && from <= now) || ROLES_EVERY <= now.since(looked)
+}
+
 /// The promotions until `history`'s timeline, for the record: what it knows stays as it is, the newest is `me`'s.
 pub fn promotions(record: &ClusterRecord, history: &TimelineHistory, me: &NodeName, now: WallTime) -> Promotions {
     let newest = history.ancestors.len().saturating_sub(1);
@@ -446,4 +501,20 @@ pub fn heir(status: &RaftStatus, accept: impl Fn(&NodeName) -> bool) -> Option<N
         .filter(|(_, name)| accept(name))
         .max()
         .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_looked_for_in_a_while_and_when_a_standby_lacks_its_stream() {
+        let at = |seconds: u64| Mono(0) + Duration::from_secs(seconds);
+        assert!(!roles_due(at(100), None, at(159)));
+        assert!(roles_due(at(100), None, at(160)));
+        assert!(!roles_due(at(100), Some(at(110)), at(112)), "it may be on its way back");
+        assert!(roles_due(at(100), Some(at(110)), at(113)));
+        assert!(!roles_due(at(113), Some(at(110)), at(172)), "it is something else");
+        assert!(roles_due(at(113), Some(at(110)), at(173)));
+    }
 }

@@ -127,7 +127,18 @@ fn settings_reach_running_servers_and_name_what_waits_for_a_restart() {
     let ran = cluster.howdah(&["edit-config", "-s", "postgresql.pg_hba=[\"nonsense line\"]", "--force"]);
     assert!(ran.code == Some(2) && ran.err.contains("postgresql.pg_hba: line 1, \"nonsense line\""), "{ran:?}");
     assert_eq!(cluster.get(&primary, "/config"), config);
-    LogGate::new().check(&cluster);
+    a_dropped_role_comes_back(&cluster, &primary);
+    LogGate::new().allow(&primary, "a role that the cluster needs was missing").check(&cluster);
+}
+
+fn a_dropped_role_comes_back(cluster: &Cluster, primary: &str) {
+    cluster.sql(primary, "DROP ROLE replicator").expect("dropped");
+    cluster.sql(primary, "SELECT pg_terminate_backend(pid) FROM pg_stat_replication").expect("ended");
+    cluster.until("all standbys stream again", LIMIT, |c| {
+        let streaming = c.sql(primary, "SELECT count(*) FROM pg_stat_replication WHERE usename = 'replicator'");
+        streaming.is_ok_and(|rows| rows == [c.others(primary).len().to_string()])
+    });
+    cluster.until_healthy();
 }
 
 #[test]

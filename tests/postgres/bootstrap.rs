@@ -48,6 +48,14 @@ async fn a_new_cluster_comes_up_with_roles_and_a_status() {
 
     let roles = node.psql("SELECT rolname, rolsuper, rolreplication FROM pg_roles WHERE rolcanlogin ORDER BY 1").await;
     assert_eq!(roles, "postgres|t|t\nreplicator|f|t\nrewind_user|f|f");
+    assert!(node.instance.restore_roles(&credentials).await.expect("nothing to do").is_empty());
+    node.psql("DROP OWNED BY rewind_user").await;
+    node.psql("DROP ROLE replicator, rewind_user").await;
+    let restored = node.instance.restore_roles(&credentials).await.expect("roles restored");
+    assert_eq!(restored, ["replicator", "rewind_user"]);
+    let restored =
+        node.psql("SELECT rolname, rolsuper, rolreplication FROM pg_roles WHERE rolcanlogin ORDER BY 1").await;
+    assert_eq!(restored, roles);
     assert_eq!(node.psql("SHOW server_encoding").await, "UTF8");
     secrets_stay_secret(&node, &credentials);
 
