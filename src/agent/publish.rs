@@ -249,6 +249,7 @@ fn member_status(name: &NodeName, record: &MemberRecord) -> MemberStatus {
         receive_lsn: record.receive_lsn,
         replay_lsn: record.replay_lsn,
         replication_state: record.replication_state.as_deref().and_then(word),
+        replay_paused: record.replay_paused,
         tags: record.tags.clone(),
         pending_restart: record
             .pending_restart_reason

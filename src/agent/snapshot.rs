@@ -323,6 +323,9 @@ pub struct MemberStatus {
     pub replay_lsn: Option<Lsn>,
     /// Where it gets its WAL from.
     pub replication_state: Option<ReplicationState>,
+    /// Whether it receives WAL and does not replay it, because replay is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replay_paused: bool,
     /// Its tags.
     pub tags: BTreeMap<String, Value>,
     /// Settings that wait for a restart. Empty when none does.

@@ -358,6 +358,7 @@ impl Upkeep {
             receive_lsn: replica.map(|replica| replica.received),
             replay_lsn: replica.map(|replica| replica.replayed),
             replication_state: server.filter(|s| s.in_recovery && s.streaming).map(|_| "streaming".to_owned()),
+            replay_paused: replica.is_some_and(|replica| replica.replay_paused),
             timeline: server.map(|server| server.timeline),
             checkpoint_after_promote: (writable && actor.promoted).then_some(false),
             pending_restart: sql.is_some_and(|sql| !sql.pending_restart.is_empty()),

@@ -253,7 +253,7 @@ fn schemas() -> Value {
         json!({
             "name": text, "role": text, "state": text, "api_url": text, "host": text, "port": number,
             "timeline": number, "pending_restart": flag, "pending_restart_reason": any, "scheduled_restart": any,
-            "tags": any, "lag": {"type": ["integer", "string"]}, "lsn": text,
+            "tags": any, "lag": {"type": ["integer", "string"]}, "lsn": text, "replay_paused": flag,
             "receive_lag": {"type": ["integer", "string"]}, "receive_lsn": text,
             "replay_lag": {"type": ["integer", "string"]}, "replay_lsn": text,
         }),

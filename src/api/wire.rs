@@ -175,6 +175,9 @@ fn cluster_member(cluster: &ClusterStatus, member: &MemberStatus) -> Value {
             put(position_key, position.map_or_else(|| json!("unknown"), |lsn| json!(lsn.to_string())));
             put(lag_key, lag_bytes(cluster, position).map_or_else(|| json!("unknown"), |bytes| json!(bytes)));
         }
+        if member.replay_paused {
+            put("replay_paused", json!(true));
+        }
     }
     Value::Object(body)
 }

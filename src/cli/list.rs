@@ -157,6 +157,12 @@ fn members_table(
             rows.iter_mut().for_each(|row| drop(row.remove(index)));
         }
     }
+    // Beside the state, which scripts compare with Patroni's words.
+    if members.iter().any(|(_, member)| member.replay_paused) {
+        columns.push(Column::left("Replay"));
+        let word = |member: &MemberStatus| member.replay_paused.then_some("paused");
+        rows.iter_mut().zip(members).for_each(|(row, (_, member))| row.push(json!(word(member))));
+    }
     if cluster.unconfirmed.is_some() {
         // Programs read no footer.
         columns.push(Column::left("Last confirmed"));

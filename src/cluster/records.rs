@@ -39,6 +39,9 @@ pub struct MemberRecord {
     /// `streaming` or `in archive recovery`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_state: Option<String>,
+    /// Ours: replay is paused, by an operator or because a parameter here is too low.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replay_paused: bool,
     /// The timeline it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<TimelineId>,

@@ -127,8 +127,25 @@ fn settings_reach_running_servers_and_name_what_waits_for_a_restart() {
     let ran = cluster.howdah(&["edit-config", "-s", "postgresql.pg_hba=[\"nonsense line\"]", "--force"]);
     assert!(ran.code == Some(2) && ran.err.contains("postgresql.pg_hba: line 1, \"nonsense line\""), "{ran:?}");
     assert_eq!(cluster.get(&primary, "/config"), config);
+    a_paused_replay_is_shown(&cluster, &primary);
     a_dropped_role_comes_back(&cluster, &primary);
     LogGate::new().allow(&primary, "a role that the cluster needs was missing").check(&cluster);
+}
+
+fn a_paused_replay_is_shown(cluster: &Cluster, primary: &str) {
+    let replica = cluster.others(primary).remove(0);
+    let paused = |c: &Cluster| {
+        let rows: Value = serde_json::from_str(&c.howdah(&["list", "-f", "json"]).out).unwrap_or_default();
+        let replay = |name: &str| {
+            let row = rows.as_array()?.iter().find(|row| row["Member"] == name)?;
+            row["Replay"].as_str().map(str::to_owned)
+        };
+        c.names().into_iter().filter(|name| replay(name).is_some_and(|word| word == "paused")).collect::<Vec<_>>()
+    };
+    cluster.sql(&replica, "SELECT pg_wal_replay_pause()").expect("paused");
+    cluster.until("the list says whose replay is paused", LIMIT, |c| paused(c) == [replica.clone()]);
+    cluster.sql(&replica, "SELECT pg_wal_replay_resume()").expect("resumed");
+    cluster.until("and that it goes on", LIMIT, |c| paused(c).is_empty());
 }
 
 fn a_dropped_role_comes_back(cluster: &Cluster, primary: &str) {

@@ -4,7 +4,7 @@ use howdah::agent::snapshot::SwitchoverStatus;
 use howdah::types::WallTime;
 use serde_json::{Value, json};
 
-use crate::fake_node::{FakeNode, closed_port, howdah};
+use crate::fake_node::{FakeNode, ask, closed_port, howdah};
 
 #[tokio::test]
 async fn list_is_patronictls_table() {
@@ -78,6 +78,7 @@ async fn list_for_programs() {
             "Tags": {"clonefrom": true, "zone": "b"},
         })
     );
+    assert!(rows[2].get("Replay").is_none(), "nobody's replay is paused");
     let yaml: Value = serde_yaml_ng::from_str(&node.howdah(&["list", "-f", "yml"]).await.out).unwrap();
     assert_eq!(yaml, rows);
     let tsv = node.howdah(&["list", "-f", "tsv"]).await.out;
@@ -85,6 +86,27 @@ async fn list_for_programs() {
     assert_eq!(lines[0][..3], ["Cluster", "Member", "Host"]);
     assert_eq!(lines[3][1..5], ["n3", "10.0.0.3", "Replica", "in archive recovery"]);
     assert_eq!(lines[2].last(), Some(&"{clonefrom: true, zone: b}"));
+}
+
+#[tokio::test]
+async fn a_standby_that_does_not_replay_shows_it() {
+    let node = FakeNode::start(|snapshot| {
+        let members = &mut snapshot.cluster.as_mut().unwrap().members;
+        members.iter_mut().filter(|member| member.name.as_str() == "n2").for_each(|member| member.replay_paused = true);
+    })
+    .await;
+    let rows: Value = serde_json::from_str(&node.howdah(&["list", "-f", "json"]).await.out).unwrap();
+    let shown = |row: usize| (rows[row]["State"].clone(), rows[row]["Replay"].clone());
+    assert_eq!(shown(1), (json!("streaming"), json!("paused")));
+    assert_eq!(shown(0), (json!("running"), Value::Null));
+    let table = node.howdah(&["list"]).await.out;
+    assert!(table.contains("| Replay |\n") && table.matches("| paused |\n").count() == 1, "{table}");
+    let (_, text) = ask(node.port, "GET", "/cluster", None).await;
+    let body: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&body["members"][1]["replay_paused"], &body["members"][2]["replay_paused"]),
+        (&json!(true), &Value::Null)
+    );
 }
 
 #[tokio::test]
