@@ -22,6 +22,9 @@ const COPY: Duration = Duration::from_secs(6 * 3600);
 /// How long a standby may take to hear of its primary's restart; it looks every few seconds.
 const FOLLOW: Duration = Duration::from_secs(60);
 
+/// How a node begins its answer when it is not one of those that are meant.
+const UNMET: &str = "restart conditions are not satisfied";
+
 /// A member's name and main port.
 type Addressed = (String, HostPort);
 
@@ -60,7 +63,10 @@ pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
         body.insert("restart_pending".into(), json!(true));
     }
     let body = Value::Object(body);
-    send(client, &members, Method::POST, "/restart", Some(body.clone())).await?;
+    if scheduled.is_some() {
+        return send(client, &members, Method::POST, "/restart", Some(body)).await;
+    }
+    restart_each(client, &members, &body).await?;
     if lowered.is_empty() {
         return Ok(());
     }
@@ -74,9 +80,39 @@ pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
     note(&format!("{} became lower on the primary; now its standbys may follow", lowered.join(", ")));
     for (name, address) in followers {
         until_it_may_lower(client, &name, &lowered).await?;
-        send(client, &[(name, address)], Method::POST, "/restart", Some(body.clone())).await?;
+        restart_each(client, &[(name, address)], &body).await?;
     }
     Ok(())
+}
+
+/// One after the other, and none after one that has not come back: the next one could be the last that serves.
+async fn restart_each(client: &Client, members: &[Addressed], body: &Value) -> Outcome {
+    let mut unmet = None;
+    for (index, (name, address)) in members.iter().enumerate() {
+        let change = Change { method: Method::POST, path: "/restart".to_owned(), body: Some(body.clone()) };
+        match client.change_only_at(address, &change).await {
+            Ok(text) => print(&format!("{name}: {text}"))?,
+            Err(failure) => {
+                note(&format!("{name}: {failure}"));
+                // It runs as before.
+                if failure.to_string().contains(UNMET) {
+                    unmet = unmet.or(Some(failure.exit));
+                    continue;
+                }
+                let text = match &members[index + 1..] {
+                    [] => format!("{name} has not come back from its restart; its log says why"),
+                    left => format!(
+                        "{name} has not come back from its restart, so {} {} left alone: a second member that is down \
+                         could be one too many; see the log of {name}, and give the command again",
+                        list_of(left),
+                        if left.len() == 1 { "is" } else { "are" }
+                    ),
+                };
+                return Err(Failure::new(failure.exit, text));
+            }
+        }
+    }
+    unmet.map_or(Ok(()), |exit| Err(Failure::new(exit, "/restart: not every member succeeded")))
 }
 
 /// What only standbys whose primary has it can have: settings that a restart of the leader, one of `members`, lowers.

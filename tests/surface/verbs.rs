@@ -150,6 +150,24 @@ async fn restarts_reloads_and_reinitializations_go_to_each_member() {
 }
 
 #[tokio::test]
+async fn a_member_that_does_not_come_back_ends_a_rolling_restart() {
+    let node = FakeNode::start(|_| {}).await;
+    let failed = |text: &str| *node.control.failure.lock().unwrap() = Some(ControlError::Failed(text.to_owned()));
+    failed("PostgreSQL did not start");
+    let ran = node.howdah(&["restart", "main", "--force"]).await;
+    let said = "howdah: n2 has not come back from its restart, so n3, n1 are left alone: a second member that is down \
+                could be one too many; see the log of n2, and give the command again\n";
+    assert!(ran.code == 1 && ran.err.ends_with(said), "{ran:?}");
+    assert_eq!(node.calls().len(), 1, "the others have been touched");
+    // Who is not meant has not failed. Other requests reach everybody.
+    failed("restart conditions are not satisfied: its version is new enough");
+    assert_eq!(node.howdah(&["restart", "main", "--pg-version", "16.4", "--force"]).await.code, 1);
+    assert_eq!(node.calls().len(), 4);
+    assert_eq!(node.howdah(&["reload", "main", "--force"]).await.code, 1);
+    assert_eq!(node.calls().len(), 7);
+}
+
+#[tokio::test]
 async fn members_are_named_or_chosen_by_role() {
     let node = FakeNode::start(|_| {}).await;
     let cases: [(&[&str], &str); 5] = [
