@@ -32,7 +32,7 @@ use crate::postgres::{
 };
 use crate::raft::Store;
 use crate::telemetry::clock;
-use crate::types::{LeaderPermit, Mono, NodeName, StopMode, TimelineId};
+use crate::types::{LeaderPermit, Mono, NodeName, StopMode, TimelineId, WallTime};
 
 /// A fast stop that takes longer is ended by force.
 const STOP: Duration = Duration::from_secs(60);
@@ -141,6 +141,10 @@ pub struct Actor {
     /// The shared settings as last written to the server's files; none = not by this process, or the node's own file
     /// has changed since.
     pub configured: Option<Configured>,
+    /// Before this tick's look at the server its files had been written for the shared settings of this tick.
+    pub had_settings: bool,
+    /// When the server was last told to read its files.
+    pub told: Option<WallTime>,
     /// When it was last found that this standby cannot have a lower setting before its primary has it.
     pub raised_at: Option<Mono>,
     /// The server has been told to read its files again, and the callback has not.
@@ -440,6 +444,7 @@ impl Actor {
         let running = matches!(view.process, ProcessView::Running { .. });
         let new = !outcome.changed.is_empty() && outcome.needs != Needs::Nothing;
         if running && (new || self.reload_asked) {
+            self.told = Some(clock::wall());
             self.guardian.reload().await?;
             self.reloaded = true;
         }
@@ -454,6 +459,16 @@ impl Actor {
     pub fn is_configured(&self, settings: &ClusterSettings) -> bool {
         let due = self.raised_at.is_some_and(|at| LOWER_AGAIN < clock::now().since(at));
         !due && self.configured.as_ref() == Some(&Configured::of(settings))
+    }
+
+    /// Before the look at the server: remembers whether its files are as the settings ask for.
+    pub fn note_settings(&mut self, settings: &ClusterSettings) {
+        self.had_settings = self.configured.as_ref() == Some(&Configured::of(settings));
+    }
+
+    /// Whether a server that last read its files at `loaded` (microseconds since 1970) has this tick's settings.
+    pub fn has_settings_since(&self, loaded: i64) -> bool {
+        self.had_settings && self.told.is_none_or(|told| told.0.saturating_mul(1000) <= loaded)
     }
 
     /// What the files say of synchronous replication: what was decided, else what is in force, else what the record

@@ -49,7 +49,7 @@ pub fn snapshot(
     let lock = actor.lock.state();
     let mut snapshot = Snapshot::starting(fixed.scope.clone(), fixed.name.clone(), clock::now(), clock::wall());
     snapshot.tags.clone_from(&fixed.tags);
-    snapshot.postgres = Some(postgres(view, &observer.sighting));
+    snapshot.postgres = Some(postgres(view, &observer.sighting, actor));
     let permit = lock.permit;
     snapshot.lock = LockBelief {
         leader_until: permit.map(|permit| permit.valid_until),
@@ -119,11 +119,12 @@ pub fn unseen() -> PostgresStatus {
         replication_state: None,
         replication: Vec::new(),
         pending_restart: BTreeMap::new(),
+        has_settings: false,
         scheduled_restart: None,
     }
 }
 
-fn postgres(view: &ClusterView, sighting: &Sighting) -> PostgresStatus {
+fn postgres(view: &ClusterView, sighting: &Sighting, actor: &Actor) -> PostgresStatus {
     let server = view.server.any();
     let fresh = view.server.fresh();
     let sql = sighting.sql.as_ref().filter(|_| fresh.is_some());
@@ -174,6 +175,7 @@ fn postgres(view: &ClusterView, sighting: &Sighting) -> PostgresStatus {
                 })
                 .collect()
         }),
+        has_settings: sql.is_some_and(|sql| actor.has_settings_since(sql.configuration_loaded_micros)),
         scheduled_restart: None,
     }
 }

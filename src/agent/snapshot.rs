@@ -88,6 +88,9 @@ pub struct PostgresStatus {
     pub replication: Vec<ReplicationRow>,
     /// Settings that wait for a restart. Empty when none does.
     pub pending_restart: BTreeMap<String, SettingChange>,
+    /// Whether the server had the settings that this snapshot shows, and had read them, when `pending_restart` was asked.
+    #[serde(default)]
+    pub has_settings: bool,
     /// A restart that was asked for at a later time.
     pub scheduled_restart: Option<Value>,
 }

@@ -143,6 +143,7 @@ impl Agent {
         self.observer.creating = self.actor.created;
         self.take_up_adoption(settings);
         self.release().await;
+        self.actor.note_settings(settings);
         let published = self.snapshot.borrow().clone();
         self.working.take_up(&self.orders, &published, memory, clock::now(), clock::wall());
         let circumstances = Circumstances {

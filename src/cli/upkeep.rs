@@ -1,5 +1,6 @@
 //! `restart`, `reload`, `reinit` and `flush`: one request to each member, by its own address.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::Method;
@@ -12,7 +13,7 @@ use super::client::{Change, Client};
 use super::output::{confirm, note, print};
 use super::{Failure, Outcome, exit};
 use crate::agent::snapshot::{ClusterStatus, MemberRole, MemberStatus, PostgresState, SettingChange, Snapshot};
-use crate::config::HostPort;
+use crate::config::{ClusterSettings, HostPort};
 use crate::telemetry::clock;
 use crate::types::pg::STANDBY_FLOORS;
 
@@ -25,6 +26,12 @@ const FOLLOW: Duration = Duration::from_secs(60);
 /// How a node begins its answer when it is not one of those that are meant.
 const UNMET: &str = "restart conditions are not satisfied";
 
+/// How long `restart --pending` waits for members that have not taken over the newest settings; and two heartbeats.
+const NOTICE: Duration = Duration::from_secs(10);
+
+/// Settings that wait for a restart, by name.
+type PendingRestart = BTreeMap<String, SettingChange>;
+
 /// A member's name and main port.
 type Addressed = (String, HostPort);
 
@@ -34,9 +41,14 @@ pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
     let scheduled = (args.scheduled != "now").then_some(&args.scheduled);
     // Who will need a restart later is not known now.
     let only_pending = args.pending && scheduled.is_none();
-    let mut members = chosen(&snapshot, &names, |cluster, member| {
-        (!only_pending || !member.pending_restart.is_empty()) && in_role(cluster, member, args.role)
-    })?;
+    let mut members = chosen(&snapshot, &names, |cluster, member| in_role(cluster, member, args.role))?;
+    let waits = if only_pending { what_waits(client, &snapshot, &members).await? } else { BTreeMap::new() };
+    if only_pending {
+        members.retain(|(name, _)| waits.get(name).is_some_and(|waits| !waits.is_empty()));
+        if members.is_empty() {
+            return print("No setting waits for a restart");
+        }
+    }
     if args.any {
         members.truncate(1);
     }
@@ -44,8 +56,10 @@ pub(super) async fn restart(client: &Client, args: &RestartArgs) -> Outcome {
     let lowered = snapshot
         .cluster
         .as_ref()
-        .filter(|_| only_pending && !args.any)
-        .map(|c| lowered_by(c, &members))
+        .and_then(|cluster| cluster.leader.as_ref())
+        .filter(|leader| !args.any && members.iter().any(|(name, _)| name == leader.name.as_str()))
+        .and_then(|leader| waits.get(leader.name.as_str()))
+        .map(lowered_by)
         .unwrap_or_default();
     let then = if lowered.is_empty() {
         String::new()
@@ -115,20 +129,71 @@ async fn restart_each(client: &Client, members: &[Addressed], body: &Value) -> O
     unmet.map_or(Ok(()), |exit| Err(Failure::new(exit, "/restart: not every member succeeded")))
 }
 
-/// What only standbys whose primary has it can have: settings that a restart of the leader, one of `members`, lowers.
+/// What waits for a restart at each of `members`, in its own words. Decided once all of them have the newest settings: one
+/// restarted before the others know of a raised setting may be the leader, and then its standbys replay no more.
+async fn what_waits(
+    client: &Client,
+    snapshot: &Snapshot,
+    members: &[Addressed],
+) -> Outcome<BTreeMap<String, PendingRestart>> {
+    let patience = NOTICE + 2 * snapshot.loop_wait;
+    let deadline = clock::now() + patience;
+    let mut said = false;
+    loop {
+        let newest = client.read(&leader_first(snapshot), "/config").await?;
+        let newest = ClusterSettings::parse(&newest).map_err(anyhow::Error::new)?.0;
+        let mut waits = BTreeMap::new();
+        let mut behind = Vec::new();
+        for (name, address) in members {
+            let seen = client.look(address).await;
+            match seen.map(|status| pending_of(&status.snapshot, &newest)) {
+                Ok(Some(pending)) => drop(waits.insert(name.clone(), pending)),
+                Ok(None) => behind.push(name.clone()),
+                Err(why) => behind.push(format!("{name} ({why})")),
+            }
+        }
+        if behind.is_empty() {
+            return Ok(waits);
+        }
+        let behind = behind.join(", ");
+        if deadline <= clock::now() {
+            let text = format!(
+                "the newest settings have not been taken over within {} s by {behind}, so it is not known what waits for \
+                 a restart there; nothing has been restarted; see the log there, or name the members to restart",
+                patience.as_secs()
+            );
+            return Err(Failure::new(exit::REFUSED, text));
+        }
+        if !said {
+            note(&format!("Waiting until the newest settings have been taken over by {behind}"));
+            said = true;
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What waits for a restart at the node of `snapshot`; none: it has not taken over `newest` yet.
+fn pending_of(snapshot: &Snapshot, newest: &ClusterSettings) -> Option<PendingRestart> {
+    let Some(pg) = &snapshot.postgres else { return Some(PendingRestart::new()) };
+    let has_newest = snapshot.cluster.as_ref().is_some_and(|cluster| cluster.settings.postgresql == newest.postgresql);
+    match pg.state {
+        PostgresState::Running => (has_newest && pg.has_settings).then(|| pg.pending_restart.clone()),
+        // It may have begun to start with the settings before.
+        PostgresState::Starting | PostgresState::BootstrapStarting | PostgresState::Restarting => None,
+        // Whatever starts it brings the settings.
+        _ => Some(PendingRestart::new()),
+    }
+}
+
+/// What only standbys whose primary has it can have: settings that a restart of the leader, where `waits` waits, lowers.
 ///
 /// Source: PostgreSQL documentation, 26.4.3 "Administrator's Overview" of hot standby.
-fn lowered_by(cluster: &ClusterStatus, members: &[Addressed]) -> Vec<String> {
-    let leader = cluster.members.iter().find(|member| cluster.is_leader(member.name.as_str()));
-    let Some(leader) = leader.filter(|leader| members.iter().any(|(name, _)| name == leader.name.as_str())) else {
-        return Vec::new();
-    };
+fn lowered_by(waits: &PendingRestart) -> Vec<String> {
     let lower = |change: &SettingChange| {
         let number = |text: &str| text.trim().parse::<i64>().ok();
         number(&change.new_value).zip(number(&change.old_value)).is_some_and(|(new, old)| new < old)
     };
-    let lowered =
-        leader.pending_restart.iter().filter(|(name, change)| STANDBY_FLOORS.contains(&name.as_str()) && lower(change));
+    let lowered = waits.iter().filter(|(name, change)| STANDBY_FLOORS.contains(&name.as_str()) && lower(change));
     lowered.map(|(name, _)| name.clone()).collect()
 }
 
@@ -294,4 +359,31 @@ async fn send(client: &Client, members: &[Addressed], method: Method, path: &str
         }
     }
     worst.map_or(Ok(()), |failure| Err(Failure::new(failure.exit, format!("{path}: not every member succeeded"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_has_not_taken_over_the_newest_settings_cannot_say_what_waits() {
+        let mut snapshot: Snapshot =
+            serde_json::from_str(include_str!("../../tests/surface/three_nodes.json")).expect("a snapshot");
+        let known = |snapshot: &Snapshot, newest: Value| {
+            let newest = ClusterSettings::parse(&newest).expect("valid").0;
+            pending_of(snapshot, &newest).map(|pending| pending.len())
+        };
+        let raised = json!({"postgresql": {"parameters": {"max_connections": 200}}});
+        assert_eq!(known(&snapshot, raised), None);
+        assert_eq!(known(&snapshot, json!({"loop_wait": 0.5})), Some(1), "these are no settings of PostgreSQL's");
+        let pg = snapshot.postgres.as_mut().expect("it has one");
+        pg.has_settings = false;
+        assert_eq!(known(&snapshot, json!({})), None);
+        for (state, waits) in [(PostgresState::Starting, None), (PostgresState::Stopped, Some(0))] {
+            snapshot.postgres.as_mut().expect("it has one").state = state;
+            assert_eq!(known(&snapshot, json!({})), waits, "{state:?}");
+        }
+        snapshot.postgres = None;
+        assert_eq!(known(&snapshot, json!({})), Some(0), "a witness");
+    }
 }

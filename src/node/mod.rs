@@ -276,6 +276,8 @@ async fn run_agent(
             promoted: false,
             created: false,
             configured: None,
+            had_settings: false,
+            told: None,
             raised_at: None,
             reload_asked: false,
             adopting: false,

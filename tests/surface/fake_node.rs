@@ -39,10 +39,12 @@ impl FakeControl {
         }
     }
 
-    fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut snapshot = Snapshot::clone(&self.snapshot.borrow());
-        change(&mut snapshot);
-        self.snapshot.send_replace(Arc::new(snapshot));
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot::clone(&self.snapshot.borrow())
+    }
+
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.snapshot.send_modify(|snapshot| change(Arc::make_mut(snapshot)));
     }
 
     fn store(&self, config: &Value) {
@@ -209,6 +211,25 @@ impl FakeNode {
         });
         tokio::spawn(serve(listener, Port::plain(router), shutdown.clone()));
         Self { port, control, recorder, shutdown }
+    }
+
+    /// The leader n1 of the fixed snapshot, and its standbys n2 and n3, each a node of its own.
+    pub(crate) async fn three(change: impl Fn(&mut Snapshot)) -> [Self; 3] {
+        let one = async |name: &str, others: &[(&str, u16)]| {
+            Self::start(|snapshot| {
+                snapshot.name = name.parse().unwrap();
+                for member in &mut snapshot.cluster.as_mut().unwrap().members {
+                    if let Some((_, port)) = others.iter().find(|(other, _)| *other == member.name.as_str()) {
+                        member.api_url = format!("http://127.0.0.1:{port}/patroni");
+                    }
+                }
+                change(snapshot);
+            })
+            .await
+        };
+        let (n2, n3) = (one("n2", &[]).await, one("n3", &[]).await);
+        let n1 = one("n1", &[("n2", n2.port), ("n3", n3.port)]).await;
+        [n1, n2, n3]
     }
 
     pub(crate) fn calls(&self) -> Vec<String> {

@@ -136,7 +136,7 @@ async fn members_join_and_leave() {
 #[tokio::test]
 async fn restarts_reloads_and_reinitializations_go_to_each_member() {
     let node = FakeNode::start(|_| {}).await;
-    let ran = node.howdah(&["restart", "main", "--pending", "--timeout", "1min", "--force"]).await;
+    let ran = node.howdah(&["restart", "main", "n2", "--pending", "--timeout", "1min", "--force"]).await;
     assert_eq!((ran.code, ran.out.as_str()), (0, "n2: restarted successfully\n"), "{ran:?}");
     let ran = node.howdah(&["reload", "main", "--force"]).await;
     assert_eq!(ran.err, "Reloads the configuration of n2, n3, n1.\n");
@@ -147,6 +147,38 @@ async fn restarts_reloads_and_reinitializations_go_to_each_member() {
     wanted.extend(vec!["reload".to_owned(); 3]);
     wanted.push("reinitialize ReinitializeRequest { force: true, from_leader: true }".to_owned());
     assert_eq!(node.calls(), wanted);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_restart_is_asked_of_each_member_once_it_has_the_newest_settings() {
+    // n1's record of the others says that only n2 waits.
+    let nodes = FakeNode::three(|snapshot| {
+        let pg = snapshot.postgres.as_mut().unwrap();
+        if snapshot.name.as_str() == "n3" {
+            (pg.has_settings, pg.pending_restart) = (false, Default::default());
+        }
+    })
+    .await;
+    let [n1, n2, n3] = &nodes;
+    let waiting = n2.control.snapshot().postgres.unwrap().pending_restart;
+    let follow = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        n3.control.publish(|snapshot| {
+            let pg = snapshot.postgres.as_mut().unwrap();
+            (pg.has_settings, pg.pending_restart) = (true, waiting.clone());
+        });
+    };
+    let (ran, ()) = tokio::join!(n1.howdah(&["restart", "main", "--pending", "--force"]), follow);
+    let done = "n2: restarted successfully\nn3: restarted successfully\nn1: restarted successfully\n";
+    assert_eq!((ran.code, ran.out.as_str()), (0, done), "{ran:?}");
+    // Nothing waits any more.
+    for node in &nodes {
+        node.control.publish(|snapshot| snapshot.postgres.as_mut().unwrap().pending_restart.clear());
+    }
+    let ran = n1.howdah(&["restart", "main", "--pending", "--force"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "No setting waits for a restart\n"), "{ran:?}");
+    assert_eq!(n1.howdah(&["restart", "main", "--pending", "-r", "standby-leader", "--force"]).await.code, 3);
+    assert_eq!([n1, n2, n3].map(|node| node.calls().len()), [1, 1, 1]);
 }
 
 #[tokio::test]
