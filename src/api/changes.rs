@@ -34,6 +34,8 @@ use crate::types::{NodeName, WallTime};
 const BODY_LIMIT: usize = 1 << 20;
 /// Nor take longer to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// A change is shown by the node that made it after this time at the latest; some milliseconds, unless it is busy.
+const SHOWN: Duration = Duration::from_secs(2);
 /// Bounds of last resort: `Control` has deadlines of its own, which come first.
 const QUICK: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_secs(120);
@@ -97,12 +99,14 @@ async fn change(
             merge_patch(&mut merged, &patch);
             check_settings(&merged)?;
             let merged = bounded(control.patch_config(patch), QUICK).await?;
+            shown(state, &merged).await;
             Ok(json_response(StatusCode::OK, &merged))
         }
         ("PUT", ["config", ..]) => {
             let config = Value::Object(required_object(body)?);
             check_settings(&config)?;
             let stored = bounded(control.put_config(config), QUICK).await?;
+            shown(state, &stored).await;
             Ok(json_response(StatusCode::OK, &stored))
         }
         ("POST", ["reload", ..]) => outcome(control.reload(), QUICK).await,
@@ -155,6 +159,16 @@ async fn change(
             segments.join("/")
         ))),
     }
+}
+
+/// Waits until this node shows the settings: who reads them after the answer must not find the old ones.
+async fn shown(state: &ApiState, settings: &Value) {
+    let mut snapshot = state.snapshot.clone();
+    let shows = snapshot.wait_for(|snapshot| {
+        snapshot.cluster.as_ref().and_then(|cluster| cluster.settings_json.as_ref()) == Some(settings)
+    });
+    // It is stored whatever happens here; somebody else may have changed it again meanwhile.
+    let _ = timeout(SHOWN, shows).await.is_ok();
 }
 
 fn bad_request(text: impl Into<String>) -> ControlError {

@@ -12,16 +12,17 @@ use super::change::leader_first;
 use super::client::{Change, Client};
 use super::output::{confirm, note, print};
 use super::{Failure, Outcome, exit};
-use crate::agent::snapshot::Snapshot;
-use crate::config::ClusterSettings;
+use crate::agent::snapshot::{MemberStatus, Snapshot};
 use crate::config::cluster_settings::merge_patch;
+use crate::config::{ClusterSettings, SynchronousMode};
 
 /// `howdah show-config`
 pub(super) async fn show(client: &Client, args: &ShowConfigArgs) -> Outcome {
     let status = client.status(args.cluster.as_deref()).await?;
-    let settings = match &status.snapshot.cluster {
-        Some(cluster) if args.effective => cluster.settings.to_json(),
-        _ => stored(&status.snapshot)?,
+    let stored = stored(client, &status.snapshot).await?;
+    let settings = match args.effective {
+        true => ClusterSettings::parse(&stored).map_err(anyhow::Error::new)?.0.to_json(),
+        false => stored,
     };
     print(&match args.format {
         Format::Json => settings.to_string(),
@@ -37,7 +38,7 @@ pub(super) async fn show(client: &Client, args: &ShowConfigArgs) -> Outcome {
 pub(super) async fn edit(client: &Client, args: &EditConfigArgs) -> Outcome {
     let patch = patch_of(args)?;
     let status = client.status(args.cluster.as_deref()).await?;
-    let before = stored(&status.snapshot)?;
+    let before = stored(client, &status.snapshot).await?;
     let after = match (&args.replace, patch.clone()) {
         (Some(file), _) => read_settings(file)?,
         (None, Some(patch)) => {
@@ -54,7 +55,10 @@ pub(super) async fn edit(client: &Client, args: &EditConfigArgs) -> Outcome {
         return print("Not changed");
     }
     match ClusterSettings::parse(&after) {
-        Ok((_, warnings)) => warnings.iter().for_each(|warning| note(&format!("warning: {warning}"))),
+        Ok((settings, mut warnings)) => {
+            warnings.extend(more_than_there_are(&status.snapshot, &settings));
+            warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+        }
         Err(invalid) => return Err(Failure::new(exit::REFUSED, format!("the settings would not be valid: {invalid}"))),
     }
     if !args.quiet {
@@ -70,14 +74,21 @@ pub(super) async fn edit(client: &Client, args: &EditConfigArgs) -> Outcome {
     print("Configuration changed")
 }
 
-fn stored(snapshot: &Snapshot) -> Outcome<Value> {
-    let known = snapshot.cluster.as_ref().and_then(|cluster| cluster.settings_json.clone());
-    known.ok_or_else(|| {
-        let text = format!(
-            "{} does not know the cluster's settings yet; try again, or name another node by --url",
-            snapshot.name
-        );
-        Failure::new(exit::FAILED, text)
+/// As the leader has them: changes go there, so that it is the first that shows them.
+async fn stored(client: &Client, snapshot: &Snapshot) -> Outcome<Value> {
+    client.read(&leader_first(snapshot), "/config").await
+}
+
+/// A warning when more standbys are to confirm commits than could.
+fn more_than_there_are(snapshot: &Snapshot, settings: &ClusterSettings) -> Option<String> {
+    let cluster = snapshot.cluster.as_ref()?;
+    let may = |member: &&MemberStatus| {
+        !cluster.is_leader(member.name.as_str()) && member.tags.get("nosync") != Some(&Value::Bool(true))
+    };
+    let (standbys, wanted) = (cluster.members.iter().filter(may).count(), settings.synchronous_node_count);
+    let too_many = settings.synchronous_mode != SynchronousMode::Off && standbys < wanted as usize;
+    too_many.then(|| {
+        format!("synchronous_node_count: {wanted} standbys are to confirm each commit, and {standbys} members could")
     })
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct FakeControl {
     snapshot: watch::Sender<Arc<Snapshot>>,
     /// If set, every change fails with it.
     pub(crate) failure: Mutex<Option<ControlError>>,
+    /// How long after its answer a change of the settings is shown.
+    pub(crate) late: Mutex<Duration>,
 }
 
 impl FakeControl {
@@ -48,10 +50,20 @@ impl FakeControl {
     }
 
     fn store(&self, config: &Value) {
-        self.publish(|snapshot| {
-            let cluster = snapshot.cluster.as_mut().unwrap();
-            cluster.settings = howdah::config::ClusterSettings::parse(config).unwrap().0;
-            cluster.settings_json = Some(config.clone());
+        let (snapshot, config, late) = (self.snapshot.clone(), config.clone(), *self.late.lock().unwrap());
+        let show = move || {
+            snapshot.send_modify(|snapshot| {
+                let cluster = Arc::make_mut(snapshot).cluster.as_mut().unwrap();
+                cluster.settings = howdah::config::ClusterSettings::parse(&config).unwrap().0;
+                cluster.settings_json = Some(config);
+            });
+        };
+        if late.is_zero() {
+            return show();
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(late).await;
+            show();
         });
     }
 }
@@ -184,7 +196,12 @@ impl FakeNode {
         }
         change(&mut snapshot);
         let (sender, receiver) = watch::channel(Arc::new(snapshot));
-        let control = Arc::new(FakeControl { calls: Mutex::default(), snapshot: sender, failure: Mutex::default() });
+        let control = Arc::new(FakeControl {
+            calls: Mutex::default(),
+            snapshot: sender,
+            failure: Mutex::default(),
+            late: Mutex::default(),
+        });
         let password =
             |password: &str| Credentials { username: "howdah".into(), password: Secret::new(password.to_owned()) };
         let config = RestApiConfig {

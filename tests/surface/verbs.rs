@@ -182,6 +182,28 @@ async fn what_waits_for_a_restart_is_asked_of_each_member_once_it_has_the_newest
 }
 
 #[tokio::test]
+async fn settings_are_those_of_the_leader_and_it_shows_a_change_with_its_answer() {
+    let [n1, ..] = FakeNode::three(|_| {}).await;
+    *n1.control.late.lock().unwrap() = std::time::Duration::from_millis(300);
+    // Knows nothing of what follows.
+    let outdated = FakeNode::start(|snapshot| {
+        let members = &mut snapshot.cluster.as_mut().unwrap().members;
+        let leader = members.iter_mut().find(|member| member.name.as_str() == "n1").unwrap();
+        leader.api_url = format!("http://127.0.0.1:{}/patroni", n1.port);
+    })
+    .await;
+    let ran = outdated.howdah(&["edit-config", "-s", "synchronous_node_count=99", "--force"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let warning = "warning: synchronous_node_count: 99 standbys are to confirm each commit, and 2 members could\n";
+    assert!(ran.err.contains(warning), "{ran:?}");
+    assert!(outdated.howdah(&["show-config"]).await.out.contains("synchronous_node_count: 99\n"));
+    let ran = outdated.howdah(&["edit-config", "-s", "synchronous_node_count=null", "--force"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "Configuration changed\n"), "{ran:?}");
+    assert!(!outdated.howdah(&["show-config"]).await.out.contains("synchronous_node_count"));
+    assert_eq!(outdated.calls(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_member_that_does_not_come_back_ends_a_rolling_restart() {
     let node = FakeNode::start(|_| {}).await;
     let failed = |text: &str| *node.control.failure.lock().unwrap() = Some(ControlError::Failed(text.to_owned()));
