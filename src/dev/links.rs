@@ -29,6 +29,10 @@ mod whose;
 
 use whose::Owners;
 
+/// So often it is asked whose a connection is; then it counts as nobody's.
+const LOOKS: u32 = 5;
+/// Between two of them.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
 /// Largest piece that is passed on at once.
 const PIECE: usize = 32 * 1024;
 
@@ -37,9 +41,10 @@ struct Session {
     client: SocketAddr,
     here: SocketAddr,
     target: String,
-    /// The node that opened it; none: nobody's, or not asked yet.
+    /// The node that opened it; none: nobody's, or not known yet.
     from: Option<String>,
-    asked: bool,
+    /// How often it was asked for without an answer.
+    looks: u32,
     open: watch::Sender<bool>,
 }
 
@@ -58,15 +63,32 @@ struct Links {
 }
 
 impl State {
-    /// Lets each connection pass, or not.
-    fn judge(&mut self, owners: &Owners) {
+    /// Lets each connection pass, or not. `owners` knows nothing of connections from number `unseen` on: they came while
+    /// it was read. True: of some it is not known yet whose they are; they stay as they are.
+    fn judge(&mut self, owners: &Owners, unseen: u64) -> bool {
         let cut = &self.cut;
-        for session in self.sessions.values_mut() {
-            if !session.asked && !cut.is_empty() {
-                session.from = owners.owner(session.client, session.here);
-                session.asked = true;
+        let mut unknown = false;
+        for (id, session) in &mut self.sessions {
+            if !cut.is_empty() && session.from.is_none() && session.looks < LOOKS {
+                if *id < unseen {
+                    session.from = owners.owner(session.client, session.here);
+                    session.looks += 1;
+                }
+                if session.from.is_none() && session.looks < LOOKS {
+                    unknown = true;
+                    continue;
+                }
             }
             session.open.send_replace(!crosses(cut, session.from.as_deref(), &session.target));
+        }
+        unknown
+    }
+
+    /// Cuts a node off. Whose the others are is asked anew.
+    fn cut_off(&mut self, name: &str) {
+        self.cut.insert(name.to_owned());
+        for session in self.sessions.values_mut() {
+            session.looks = 0;
         }
     }
 }
@@ -87,6 +109,18 @@ impl Links {
         tokio::task::spawn_blocking(move || Owners::read(&layout)).await.unwrap_or_default()
     }
 
+    /// Lets each connection pass, or not, once it is known whose it is.
+    async fn judge(&self) {
+        loop {
+            let unseen = self.state().next;
+            let owners = self.owners().await;
+            if !self.state().judge(&owners, unseen) {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     async fn obey(&self, request: &str) -> anyhow::Result<String> {
         let (verb, name) = request.split_once(' ').unwrap_or((request, ""));
         if !name.is_empty() {
@@ -94,14 +128,13 @@ impl Links {
         }
         match (verb, name) {
             ("show", _) => (),
-            ("cut", name) if !name.is_empty() => drop(self.state().cut.insert(name.to_owned())),
+            ("cut", name) if !name.is_empty() => self.state().cut_off(name),
             ("heal", "") => self.state().cut.clear(),
             ("heal", name) => drop(self.state().cut.remove(name)),
             _ => bail!("understand {request:?}: only show, cut NODE and heal [NODE] are known"),
         }
         if verb != "show" {
-            let owners = self.owners().await;
-            self.state().judge(&owners);
+            self.judge().await;
         }
         let cut: Vec<String> = self.state().cut.iter().cloned().collect();
         Ok(if cut.is_empty() { "none".to_owned() } else { cut.join(" ") })
@@ -130,12 +163,11 @@ impl Links {
             let look = !state.cut.is_empty();
             // Nothing passes before it is known whose it is.
             open.send_replace(!look);
-            state.sessions.insert(id, Session { client, here, target, from: None, asked: false, open });
+            state.sessions.insert(id, Session { client, here, target, from: None, looks: 0, open });
             (id, look)
         };
         if look {
-            let owners = self.owners().await;
-            self.state().judge(&owners);
+            self.judge().await;
         }
         pass(client_stream, to, gate).await;
         self.state().sessions.remove(&id);
@@ -307,6 +339,41 @@ mod tests {
         assert!(crosses(&cut, Some("n1"), "n2") && crosses(&cut, Some("n2"), "n1"));
         assert!(!crosses(&cut, Some("n1"), "n3") && !crosses(&cut, Some("n2"), "n2"));
         assert!(!crosses(&cut, None, "n2"), "people are not part of it");
+    }
+
+    #[test]
+    fn who_opened_a_connection_is_asked_until_it_is_known() {
+        let mut state = State::default();
+        state.cut_off("n2");
+        let (client, here) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
+        let connect = |state: &mut State| {
+            let (open, gate) = watch::channel(false);
+            let session = Session { client, here, target: "n2".to_owned(), from: None, looks: 0, open };
+            state.sessions.insert(state.next, session);
+            state.next += 1;
+            gate
+        };
+        let gate = connect(&mut state);
+        let (nobody, n1) = (Owners::default(), Owners::of(client, here, "n1"));
+        // Read before the connection came, any number of times: that says nothing about it.
+        for _ in 0..2 * LOOKS {
+            assert!(state.judge(&nobody, 0) && !*gate.borrow());
+        }
+        // Not found at first.
+        assert!(state.judge(&nobody, 1) && !*gate.borrow());
+        assert!(!state.judge(&n1, 1));
+        assert!(!*gate.borrow(), "it crosses the cut");
+        state.cut.clear();
+        assert!(!state.judge(&nobody, 1) && *gate.borrow());
+        // A person's is held no longer than it takes to know that, and looked at again with the next cut.
+        state.cut_off("n2");
+        let gate = connect(&mut state);
+        for _ in 1..LOOKS {
+            assert!(state.judge(&nobody, 2) && !*gate.borrow());
+        }
+        assert!(!state.judge(&nobody, 2) && *gate.borrow());
+        state.cut_off("n1");
+        assert!(!state.judge(&n1, 2) && !*gate.borrow());
     }
 
     #[test]

@@ -48,6 +48,12 @@ impl Owners {
         Self::default()
     }
 
+    /// One socket of a node.
+    #[cfg(test)]
+    pub(super) fn of(own: SocketAddr, other: SocketAddr, node: &str) -> Self {
+        Self { inodes: [((own, other), 1)].into(), nodes: [(1, node.to_owned())].into() }
+    }
+
     /// The node that has the socket between `own` and `other`.
     pub(super) fn owner(&self, own: SocketAddr, other: SocketAddr) -> Option<String> {
         self.nodes.get(self.inodes.get(&(own, other))?).cloned()
