@@ -23,7 +23,7 @@ pub(super) struct Place {
     pub(super) addresses: Vec<HostPort>,
     /// What changes need.
     pub(super) credentials: Option<Credentials>,
-    /// The database's superuser, from a node's file.
+    /// The database's superuser, from a node's file or the development cluster's.
     pub(super) superuser: Option<RoleConfig>,
     /// What a file says about TLS, whether they speak it or not.
     ctl: Option<ClientTls>,
@@ -121,7 +121,9 @@ fn from_dev_cluster(dir: &Path) -> Outcome<Option<Place>> {
         let text = format!("read {source}: it lists no nodes; remove it, or start `howdah dev` again");
         return Err(anyhow!(text).into());
     }
-    Ok(Some(Place { addresses, ..nowhere(source) }))
+    let superuser = dev::node_yaml::known_superuser_password(&layout)
+        .map(|password| RoleConfig { username: "postgres".to_owned(), password: Some(password) });
+    Ok(Some(Place { addresses, superuser, ..nowhere(source) }))
 }
 
 /// Whether it speaks TLS, and where it is.
@@ -157,8 +159,16 @@ mod tests {
         };
         let nodes = vec![node("n1", 8008), node("n2", 8019)];
         let file = ClusterFile { format: 1, scope: "demo".to_owned(), os_user: None, nodes };
-        Layout { dir: directory.path().to_owned(), file }.save().unwrap();
+        let layout = Layout { dir: directory.path().to_owned(), file };
+        layout.save().unwrap();
         let place = from_dev_cluster(directory.path()).unwrap().unwrap();
+        assert!(
+            place.superuser.is_none() && !directory.path().join("passwords.json").exists(),
+            "a reader writes nothing"
+        );
+        let password = dev::node_yaml::superuser_password(&layout).unwrap();
+        let superuser = from_dev_cluster(directory.path()).unwrap().unwrap().superuser.unwrap();
+        assert_eq!((superuser.username.as_str(), superuser.password.unwrap().expose()), ("postgres", &password));
         let addresses: Vec<String> = place.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["127.0.0.1:8008", "127.0.0.1:8019"]);
     }

@@ -3,6 +3,7 @@
 //! member (by name, by role, else the leader) -> host and port -> libpq's own sources of user and password -> rows.
 //! Deliberately absent: anything that psql does better.
 
+use std::error::Error;
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,8 +44,9 @@ pub(super) async fn query(client: &Client, args: &QueryArgs) -> Outcome {
         config.password(password);
     }
     let connecting = config.connect(NoTls).await;
-    let (session, connection) = connecting
-        .map_err(|error| Failure::new(exit::FAILED, format!("connect to {host}:{port}: {}", cause(&error))))?;
+    let (session, connection) = connecting.map_err(|error| {
+        Failure::new(exit::FAILED, format!("connect to {host}:{port}: {}", refusal(&error, &login)))
+    })?;
     let driver = tokio::spawn(connection);
     let pause = args.watch.or(args.watch_2s.then_some(2)).map(|seconds| Duration::from_secs(seconds.into()));
     loop {
@@ -191,9 +193,24 @@ fn written(answer: &[SimpleQueryMessage], args: &QueryArgs) -> String {
 
 /// What the server says, with its code.
 fn cause(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(server) => format!("ERROR, SQLSTATE {}: {}", server.code().code(), server.message()),
-        None => error.to_string(),
+    match (error.as_db_error(), error.source()) {
+        (Some(server), _) => format!("ERROR, SQLSTATE {}: {}", server.code().code(), server.message()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// Why there is no connection, and what helps.
+fn refusal(error: &tokio_postgres::Error, login: &Login) -> String {
+    // The server asks for one, and the library has none to give.
+    let asked = error.source().is_some_and(|source| source.to_string() == "password missing");
+    match (asked, login.password.is_none()) {
+        (true, true) => format!(
+            "the server asks for a password of {}, and none is known; give it by PGPASSWORD, the password file or \
+             --password, or name a node's file by -c",
+            login.user
+        ),
+        _ => cause(error),
     }
 }
 

@@ -82,6 +82,12 @@ pub fn superuser_password(layout: &Layout) -> anyhow::Result<String> {
     Ok(passwords(layout)?.superuser.expose().clone())
 }
 
+/// The superuser's password of a cluster that is there already; none when it cannot be read here. Writes nothing.
+pub fn known_superuser_password(layout: &Layout) -> Option<Secret<String>> {
+    let text = fs::read_to_string(layout.dir.join("passwords.json")).ok()?;
+    serde_json::from_str::<Passwords>(&text).ok().map(|passwords| passwords.superuser)
+}
+
 /// The passwords of an existing cluster, or new ones that are stored first.
 fn passwords(layout: &Layout) -> anyhow::Result<Passwords> {
     let path = layout.dir.join("passwords.json");
