@@ -6,6 +6,7 @@
 //! Faults are for clusters of `howdah dev`; elsewhere only a switchover is drilled, and it asks first. Progress goes to
 //! standard error, the result to standard output. Deliberately absent: a fault that a person could not make as well.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +15,10 @@ use anyhow::{Context, anyhow};
 use hyper::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::args::{DrillArgs, DrillKind, Format};
 use super::change::leader_first;
@@ -42,6 +46,8 @@ const AFTER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Signals reach all processes of a node within this time.
 const SIGNALS: Duration = Duration::from_secs(10);
+/// After a drill that has been interrupted somebody takes the order to drop the table within this time, or it stays.
+const TIDY: Duration = Duration::from_secs(30);
 
 /// `howdah drill`
 pub(super) async fn drill(client: &Client, args: &DrillArgs) -> Outcome {
@@ -77,8 +83,17 @@ pub(super) async fn drill(client: &Client, args: &DrillArgs) -> Outcome {
         Some(_) => note(&plan),
         None => confirm(&plan, args.force)?,
     }
-    let drill = Drill { client, layout: layout.as_ref(), args, before, leader: &leader, started: clock::now() };
-    let outcome = drill.run(door).await?;
+    let interrupted = interruption()?;
+    let drill = Drill {
+        client,
+        layout: layout.as_ref(),
+        args,
+        before,
+        leader: &leader,
+        started: clock::now(),
+        harmed: Cell::new(false),
+    };
+    let outcome = drill.run(door, interrupted).await?;
     if let Some(path) = &args.report {
         write_report(path, &report::page(&outcome))?;
         note(&format!("report: {}", path.display()));
@@ -180,6 +195,33 @@ struct Drill<'a> {
     before: &'a Snapshot,
     leader: &'a str,
     started: Mono,
+    /// Something is to be mended.
+    harmed: Cell<bool>,
+}
+
+/// Resolves with SIGINT or SIGTERM. A second one ends this process.
+fn interruption() -> anyhow::Result<oneshot::Receiver<()>> {
+    let (tell, interrupted) = oneshot::channel();
+    // On a thread of its own: some of what a drill does blocks, and the second signal must not wait for that.
+    let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime for signals")?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let listen = |kind| signal(kind).context("listen for signals");
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let mut tell = Some(tell);
+            loop {
+                tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+                match tell.take() {
+                    Some(tell) => drop(tell.send(())),
+                    None => std::process::exit(exit::INTERRUPTED.into()),
+                }
+            }
+        });
+    });
+    Ok(interrupted)
 }
 
 impl Drill<'_> {
@@ -187,20 +229,57 @@ impl Drill<'_> {
         let _ = writeln!(std::io::stderr(), "{:6.1} s  {text}", clock::now().since(self.started).as_secs_f64());
     }
 
-    async fn run(&self, door: Door) -> Outcome<outcome::Outcome> {
+    /// A drill that ends before its end leaves nothing behind.
+    async fn run(&self, door: Door, interrupted: oneshot::Receiver<()>) -> Outcome<outcome::Outcome> {
         let routed = door.routed;
         let plan = Plan { writers: usize::from(self.args.writers), pause: Duration::from_millis(5), samples: true };
         let mut load = Load::start(door, plan).await?;
+        let played = tokio::select! {
+            played = self.play(&mut load, routed) => played,
+            Ok(()) = interrupted => {
+                self.say("interrupted: undoing what was done; once more ends that, too");
+                Err(Failure::new(exit::INTERRUPTED, "interrupted"))
+            }
+        };
+        if played.is_err() {
+            self.undo(&mut load).await;
+        }
+        played
+    }
+
+    async fn undo(&self, load: &mut Load) {
+        load.stop().await;
+        if self.harmed.get()
+            && let Err(failure) = self.mend().await
+        {
+            self.say(&format!("{} is left as it is: {failure}; see `howdah dev status`", self.leader));
+        }
+        let deadline = clock::now() + TIDY;
+        loop {
+            let dropped = timeout(deadline.since(clock::now()), load.tidy_up()).await;
+            let error = match dropped {
+                Ok(Ok(())) => return self.say(&format!("table {TABLE} is dropped")),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "nobody takes a write".to_owned(),
+            };
+            if deadline <= clock::now() {
+                return self.say(&format!("table {TABLE} is still there, drop it yourself: {error}"));
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn play(&self, load: &mut Load, routed: bool) -> Outcome<outcome::Outcome> {
         self.say("clients write");
-        self.watch(&load, BEFORE).await;
+        self.watch(load, BEFORE).await;
         let changes_before = self.changes().await.len();
         let (fault, wall) = (clock::now(), clock::wall());
         self.say(&format!("{} {}", self.args.kind.word(), self.leader));
         self.harm().await?;
         // The old primary may acknowledge for a moment yet: another must lead first, where that is to come.
-        let moved = self.until(&load, "the leadership has not settled", |_, seen| self.is_over(seen)).await;
+        let moved = self.until(load, "the leadership has not settled", |_, seen| self.is_over(seen)).await;
         let settled = clock::now();
-        let written = self.until(&load, "no write yet", |load, _| {
+        let written = self.until(load, "no write yet", |load, _| {
             let counters = load.counters();
             counters.blocked == 0 && counters.last_ack.is_some_and(|at| settled < at)
         });
@@ -208,13 +287,13 @@ impl Drill<'_> {
             let longest = load.counters().longest_gap.as_secs_f64();
             self.say(&format!("writes again; the longest pause was {longest:.3} s"));
         }
-        self.watch(&load, AFTER).await;
+        self.watch(load, AFTER).await;
         self.mend().await?;
         let members = self.before.cluster.as_ref().map_or(2, |cluster| cluster.members.len());
         let all_well = |_: &Load, seen: Option<&Snapshot>| seen.is_some_and(|seen| well(seen, members).is_ok());
-        let healthy = self.until(&load, "not all well yet", all_well).await;
+        let healthy = self.until(load, "not all well yet", all_well).await;
         let healthy_at = clock::now();
-        self.watch(&load, AFTER).await;
+        self.watch(load, AFTER).await;
         load.stop().await;
         let end = load.counters().last_ack.unwrap_or(healthy_at).max(fault);
         let proof = load.check().await?;
@@ -269,6 +348,7 @@ impl Drill<'_> {
     }
 
     async fn harm(&self) -> Outcome {
+        self.harmed.set(true);
         match self.args.kind {
             DrillKind::Switchover => {
                 let mut body = json!({"leader": self.leader});
@@ -323,6 +403,7 @@ impl Drill<'_> {
                 links::order(layout, &format!("heal {}", node.name))?;
             }
         }
+        self.harmed.set(false);
         Ok(())
     }
 

@@ -47,6 +47,8 @@ pub mod exit {
     pub const REFUSED: u8 = 3;
     /// The store cannot decide anything.
     pub const NO_QUORUM: u8 = 4;
+    /// A signal ended it.
+    pub const INTERRUPTED: u8 = 130;
 }
 
 /// A command that did not succeed: what to say, and the exit code.

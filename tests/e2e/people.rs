@@ -1,7 +1,9 @@
 //! What people ask a real cluster: drills, why, and what has happened to the leadership.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use howdah::dev::processes;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, LIMIT, Options};
@@ -9,14 +11,19 @@ use crate::report::measured;
 
 /// Runs a command of the binary against this cluster, as in its directory's terminal.
 fn howdah(cluster: &Cluster, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_howdah"))
+    command(cluster, args).output().expect("the binary runs")
+}
+
+fn command(cluster: &Cluster, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
+    command
         .args(args)
         .env("HOWDAH_DEV_DIR", &cluster.layout.dir)
         .env_remove("HOWDAH_URL")
         .env_remove("HOWDAH_CONFIG")
-        .current_dir(&cluster.layout.dir)
-        .output()
-        .expect("the binary runs")
+        .env_remove("PGPASSWORD")
+        .current_dir(&cluster.layout.dir);
+    command
 }
 
 fn said(cluster: &Cluster, args: &[&str]) -> String {
@@ -106,6 +113,24 @@ fn drills_count_what_they_cost_and_the_cluster_says_why() {
     assert!(rows.iter().any(|row| row["Action"] == "take_leader") && rows.iter().all(|row| row["As recorded"] == true));
     let refused = howdah(&cluster, &["drill", "partition"]);
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--fresh"), "{refused:?}");
+
+    // One that is interrupted leaves nothing behind, and says so.
+    cluster.until("all commits are proven", LIMIT, is_proven);
+    let victim = cluster.expect_primary();
+    let is_frozen = |c: &Cluster| processes::of_node(&c.node(&victim)).iter().any(|process| process.frozen);
+    let mut drill = command(&cluster, &["drill", "freeze"]);
+    let drill = drill.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    cluster.until("the drill has frozen the primary's node", LIMIT, is_frozen);
+    let pid = Pid::from_child(&drill);
+    kill_process(pid, Signal::INT).expect("it runs");
+    let ended = drill.wait_with_output().expect("it ends");
+    let err = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(130), "{err}");
+    assert!(err.contains(&format!("thawing {victim}\n")) && err.contains("table howdah_drill is dropped\n"), "{err}");
+    assert!(!is_frozen(&cluster), "{err}");
+    cluster.until_healthy();
+    let left = said(&cluster, &["query", "--command", "select count(*) from pg_class where relname = 'howdah_drill'"]);
+    assert!(left.lines().any(|line| line == "0"), "{left}");
 }
 
 #[cfg(target_os = "linux")]
