@@ -151,6 +151,9 @@ impl fmt::Display for InvalidSettings {
     }
 }
 
+/// A ttl, and what it is made of, is no longer than this.
+const LONGEST: Duration = Duration::from_secs(86400);
+
 /// A ttl beyond this is honoured with a warning about what it costs.
 const TTL_WARNING: Duration = Duration::from_secs(10);
 
@@ -232,6 +235,16 @@ impl ClusterSettings {
                 reader.problem(key, format!("{key} >= {least} (rule {rule}) does not hold: it is {}", seconds(value)));
             }
         }
+        for (key, value, _, _) in minima {
+            if LONGEST < value {
+                let text = format!(
+                    "{key} <= {} (rule C7) does not hold: it is {}; a leader that dies would be succeeded after that time, which is as never",
+                    seconds(LONGEST),
+                    seconds(value)
+                );
+                reader.problem(key, text);
+            }
+        }
         if self.synchronous_node_count == 0 {
             reader.problem(
                 "synchronous_node_count",
@@ -257,7 +270,7 @@ impl ClusterSettings {
         if self.standby_cluster.is_some() && self.synchronous_mode != SynchronousMode::Off {
             reader.warning("synchronous_mode", "has no effect while standby_cluster is set");
         }
-        if TTL_WARNING < ttl {
+        if TTL_WARNING < ttl && ttl <= LONGEST {
             reader.warning(
                 "ttl",
                 format!(
@@ -557,6 +570,18 @@ mod tests {
         assert_eq!(settings.loop_wait, Duration::from_millis(500));
         let (again, _) = ClusterSettings::parse(&settings.to_json()).expect("valid");
         assert_eq!(again, settings);
+    }
+
+    #[test]
+    fn a_lease_that_never_ends_is_refused() {
+        let day = json!({"ttl": 86400, "loop_wait": 28800, "retry_timeout": 28800});
+        assert!(ClusterSettings::parse(&day).is_ok());
+        let found = problems(json!({"ttl": 99_999_999_999_999_u64}));
+        let said = "ttl: ttl <= 86400 s (rule C7) does not hold: it is 99999999999999 s; a leader that dies would be succeeded after that time, which is as never";
+        assert_eq!(found, [said]);
+        let most = 99_999;
+        let found = problems(json!({"ttl": most, "loop_wait": most, "retry_timeout": most}));
+        assert_eq!(found.iter().filter(|problem| problem.contains("(rule C7)")).count(), 3, "{found:#?}");
     }
 
     #[test]

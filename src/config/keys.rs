@@ -636,7 +636,7 @@ pub const CLUSTER_KEYS: &[Key] = &[
         "ttl",
         Duration,
         Default("5"),
-        "How long a leadership lasts without renewal. Losing the primary's host costs this much, and about a second. loop_wait + 2*retry_timeout <= ttl (rule C1), at least 1 s (rule C2).",
+        "How long a leadership lasts without renewal. Losing the primary's host costs this much, and about a second. loop_wait + 2*retry_timeout <= ttl (rule C1), at least 1 s (rule C2), at most a day (rule C7).",
     ),
     key(
         "loop_wait",
