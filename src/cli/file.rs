@@ -1,6 +1,7 @@
 //! `run`, `config check`, `config example` and `version`: commands that need no cluster.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use serde_json::json;
@@ -34,7 +35,7 @@ pub(super) fn run(args: &RunArgs, run_node: impl FnOnce(Config) -> anyhow::Resul
 /// `howdah config check`
 pub(super) fn check(file: &Path) -> Outcome {
     let config = load(file)?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&not_here(&config)) {
         note(&format!("warning: {warning}"));
     }
     let members = match config.raft.members.len() {
@@ -43,6 +44,44 @@ pub(super) fn check(file: &Path) -> Outcome {
     };
     let kind = if config.is_witness() { "witness" } else { "node" };
     print(&format!("{}: valid: {kind} {} of cluster {}, {members}", file.display(), config.name, config.scope))
+}
+
+/// What the file names and this machine does not have. The file may be meant for another one, so it stays valid.
+fn not_here(config: &Config) -> Vec<String> {
+    let mut missing = Vec::new();
+    let ctl = &config.ctl_tls;
+    let main = config.restapi.tls.as_ref();
+    let etcd = config.etcd_tls.as_ref();
+    let files = [
+        ("restapi.certfile", main.map(|tls| &tls.pair.certfile)),
+        ("restapi.keyfile", main.and_then(|tls| tls.pair.keyfile.as_ref())),
+        ("restapi.cafile", ctl.cafile.as_ref()),
+        ("ctl.cacert", ctl.cacert.as_ref()),
+        ("ctl.certfile", ctl.pair.as_ref().map(|pair| &pair.certfile)),
+        ("ctl.keyfile", ctl.pair.as_ref().and_then(|pair| pair.keyfile.as_ref())),
+        ("etcd.cert_file", etcd.map(|tls| &tls.pair.certfile)),
+        ("etcd.key_file", etcd.and_then(|tls| tls.pair.keyfile.as_ref())),
+        ("etcd.trusted_ca_file", etcd.and_then(|tls| tls.cafile.as_ref())),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file.filter(|file| !file.exists()) {
+            missing.push(format!("{key}: {} does not exist on this machine", file.display()));
+        }
+    }
+    let Some(pg) = &config.postgresql else { return missing };
+    if let Some(dir) = pg.bin_dir.as_ref().filter(|dir| !dir.join("postgres").is_file()) {
+        missing.push(format!("postgresql.bin_dir: there is no {}/postgres on this machine", dir.display()));
+    }
+    if let Some(user) = pg.os_user.as_ref().filter(|user| !is_user(user)) {
+        missing.push(format!("postgresql.os_user: there is no user {user} on this machine"));
+    }
+    missing
+}
+
+/// Whether the system's name service knows a user. Where it cannot be asked, all are known.
+fn is_user(name: &str) -> bool {
+    let asked = Command::new("getent").args(["passwd", name]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    asked.map_or(true, |status| status.success())
 }
 
 fn load(file: &Path) -> Outcome<Config> {

@@ -3,7 +3,7 @@
 //! ```text
 //! file -> raw::read_tree -> env::overlay -> raw::recognise -> read each section -> rules between keys -> Config
 //! ```
-//! Rules between keys have names: R1 to R6 here, C1 to C5 for the shared settings. Deliberately absent: looking at the
+//! Rules between keys have names: R1 to R7 here, C1 to C7 for the shared settings. Deliberately absent: looking at the
 //! network or at PostgreSQL. The file is right or wrong whatever runs.
 
 use std::collections::BTreeMap;
@@ -23,9 +23,9 @@ use super::node::{
 };
 use super::raw::{self, ReadError};
 use super::reader::{Problem, Reader, parse_duration};
-use super::{HostPort, ListenAddresses, env, tls};
+use super::{HostPort, ListenAddresses, env, listeners, tls};
 use crate::telemetry::redact::Secret;
-use crate::types::{Network, NodeName};
+use crate::types::{ClusterName, Network, NodeName};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,17 +105,28 @@ fn read_config(reader: &mut Reader<'_>, path: &Path) -> Option<Config> {
     let ctl_tls = tls::read_ctl(reader);
     let etcd_tls = tls::read_etcd(reader);
     let known = name.as_ref().zip(scope.as_ref());
-    let identity = known.map(|(name, scope): (&NodeName, &crate::types::ClusterName)| RaftIdentity {
-        name,
-        default_dir: format!("/var/lib/howdah/{scope}/{name}"),
+    let identity = RaftIdentity {
+        name: name.as_ref(),
+        default_dir: known.map(|(name, scope): (&NodeName, &ClusterName)| format!("/var/lib/howdah/{scope}/{name}")),
         connect_address: restapi.as_ref().map(|api| &api.connect_address),
         pg_data_dir: postgresql.as_ref().and_then(|pg| Some(pg.as_ref()?.data_dir.as_path())),
-    });
+    };
     let etcd_listen = reader.optional("etcd.listen");
     let dashboard_listen = reader.optional("dashboard.listen");
     let etcd_quota = reader.size("etcd.quota").0;
     let router = read_router(reader);
-    let raft = identity.and_then(|identity| read_raft(reader, members, identity));
+    let raft = read_raft(reader, members, identity);
+    listeners::check(
+        reader,
+        &[
+            ("restapi.listen", restapi.as_ref().map(|api| &api.listen)),
+            ("postgresql.listen", postgresql.as_ref().and_then(|pg| Some(&pg.as_ref()?.listen))),
+            ("etcd.listen", etcd_listen.as_ref()),
+            ("dashboard.listen", dashboard_listen.as_ref()),
+            ("router.listen", router.listen.as_ref()),
+            ("router.listen_replicas", router.listen_replicas.as_ref()),
+        ],
+    );
     Some(Config {
         path: path.to_owned(),
         raft: raft?,
@@ -190,8 +201,9 @@ fn read_members(reader: &mut Reader<'_>) -> Option<BTreeMap<NodeName, HostPort>>
 
 /// What the raft section needs to know from elsewhere.
 struct RaftIdentity<'a> {
-    name: &'a NodeName,
-    default_dir: String,
+    name: Option<&'a NodeName>,
+    /// None while cluster or node have no usable name.
+    default_dir: Option<String>,
     connect_address: Option<&'a HostPort>,
     pg_data_dir: Option<&'a Path>,
 }
@@ -202,7 +214,7 @@ fn read_raft(
     identity: RaftIdentity<'_>,
 ) -> Option<RaftConfig> {
     let RaftIdentity { name, default_dir, connect_address, pg_data_dir } = identity;
-    if let Some(members) = &members
+    if let (Some(members), Some(name)) = (&members, name)
         && !members.contains_key(name)
         && !members.is_empty()
     {
@@ -215,19 +227,22 @@ fn read_raft(
             ),
         );
     }
-    let own_entry = members.as_ref().and_then(|members| members.get(name)).cloned();
+    let own_entry = name.and_then(|name| members.as_ref()?.get(name)).cloned();
     let self_addr = reader.optional_address("raft.self_addr").or(own_entry).or_else(|| connect_address.cloned());
     let members = match members.filter(|members| !members.is_empty()) {
         Some(members) => members,
         None => {
             reader
                 .warning("raft.members", "is absent: this is a cluster of one node, and nothing can take over from it");
-            self_addr.iter().map(|addr| (name.clone(), addr.clone())).collect()
+            name.zip(self_addr.as_ref()).map(|(name, addr)| (name.clone(), addr.clone())).into_iter().collect()
         }
     };
     let secret = read_secret(reader, 1 < members.len());
-    let data_dir = absolute(&reader.optional_text("raft.data_dir").unwrap_or(default_dir));
-    if pg_data_dir.is_some_and(|pg| data_dir.starts_with(pg) || pg.starts_with(&data_dir)) {
+    let data_dir = reader.optional_text("raft.data_dir").inspect(|text| warn_relative(reader, "raft.data_dir", text));
+    let data_dir = data_dir.or(default_dir).map(|text| absolute(&text));
+    if let Some(data_dir) = &data_dir
+        && pg_data_dir.is_some_and(|pg| data_dir.starts_with(pg) || pg.starts_with(data_dir))
+    {
         reader.problem(
             "raft.data_dir",
             format!("{} and postgresql.data_dir lie within each other (rule R4); base backups would copy it, so choose another directory", data_dir.display()),
@@ -251,7 +266,7 @@ fn read_raft(
         allow_plaintext,
         history_time,
         history_revisions,
-        data_dir,
+        data_dir: data_dir?,
         self_addr: self_addr?,
         members,
         secret,
@@ -435,6 +450,9 @@ fn read_postgresql(reader: &mut Reader<'_>) -> Option<PostgresqlConfig> {
         );
     }
     let data_dir: Option<PathBuf> = reader.required("postgresql.data_dir");
+    if let Some(data_dir) = &data_dir {
+        warn_relative(reader, "postgresql.data_dir", &data_dir.to_string_lossy());
+    }
     let role = |reader: &mut Reader<'_>, which: &str| RoleConfig {
         username: reader.text(&format!("postgresql.authentication.{which}.username")),
         password: reader.optional_secret(&format!("postgresql.authentication.{which}.password")),
@@ -640,6 +658,13 @@ pub(super) fn absolute(text: &str) -> PathBuf {
     std::path::absolute(text).unwrap_or_else(|_| PathBuf::from(text))
 }
 
+fn warn_relative(reader: &mut Reader<'_>, key: &str, text: &str) {
+    if Path::new(text).is_relative() {
+        let text = format!("{text} counts from the directory that howdah is started in; write it from / on");
+        reader.warning(key, text);
+    }
+}
+
 fn read_bootstrap(reader: &mut Reader<'_>) -> BootstrapConfig {
     let empty = json!({});
     let dcs = reader.value("bootstrap.dcs").unwrap_or(&empty);
@@ -713,6 +738,8 @@ fn read_tags(reader: &mut Reader<'_>) -> Tags {
         let number = value.as_i64().and_then(|number| u32::try_from(number.max(0)).ok());
         if number.is_none() {
             reader.problem(&format!("tags.{name}"), format!("{value} is not a whole number; write 0 or more"));
+        } else if value.as_i64().is_some_and(|number| number < 0) {
+            reader.warning(&format!("tags.{name}"), format!("{value} counts as 0, which means never; write 0"));
         }
         number
     };

@@ -28,7 +28,7 @@ const VARIABLES: &[(&str, &str)] = &[
 ];
 
 /// Variables that are ours but no settings of a node.
-const OTHER_VARIABLES: &[&str] = &["CONFIG", "URL", "LOG"];
+const OTHER_VARIABLES: &[&str] = &["CONFIG", "URL", "LOG", "DEV_DIR"];
 
 /// Puts the environment's settings over the file's. Returns warnings.
 pub fn overlay(tree: &mut Value, variables: &[(String, String)]) -> Vec<String> {
@@ -112,6 +112,7 @@ mod tests {
             ("HOWDAH_RAFT_MEMBERS", "{a: 'h:1'}"),
             ("PATRONI_ETCD3_HOSTS", "x:2379"),
             ("HOWDAH_CONFIG", "/x.yml"),
+            ("HOWDAH_DEV_DIR", "/x"),
             ("HOME", "/root"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -17,8 +17,10 @@ pub fn explain(path: &str) -> Result<String, String> {
     match KeyTable(CLUSTER_KEYS).find(shared.unwrap_or(path)) {
         Some(key) => Ok(text(key, CLUSTER_KEYS, Some("howdah edit-config"))),
         None => {
-            let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
-            Err(format!("{path}: {}", super::raw::unknown_key(KeyTable(NODE_KEYS), parent, name)))
+            let table = KeyTable(if shared.is_some() { CLUSTER_KEYS } else { NODE_KEYS });
+            let here = shared.unwrap_or(path);
+            let (parent, name) = here.rsplit_once('.').unwrap_or(("", here));
+            Err(format!("{path}: {}", super::raw::unknown_key(table, parent, name)))
         }
     }
 }
@@ -83,6 +85,9 @@ mod tests {
         let ttl = explain("ttl").expect("known");
         assert!(ttl.starts_with("ttl\n  meaning") && ttl.contains("edit-config"), "{ttl}");
         assert_eq!(explain("bootstrap.dcs.ttl"), Ok(ttl));
+        for (typed, meant) in [("tll", "bootstrap.dcs.ttl"), ("bootstrap.dcs.tll", "ttl")] {
+            assert_eq!(explain(typed), Err(format!("{typed}: unknown key; did you mean {meant}?")));
+        }
         assert_eq!(explain("restapi.listn"), Err("restapi.listn: unknown key; did you mean listen?".to_owned()));
     }
 }

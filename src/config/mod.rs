@@ -15,6 +15,7 @@ pub mod env;
 pub mod example;
 pub mod explain;
 pub mod keys;
+mod listeners;
 pub mod node;
 pub mod raw;
 pub mod reader;

@@ -26,6 +26,16 @@ pub enum ReadError {
         #[source]
         source: std::io::Error,
     },
+    /// It is no text.
+    #[error(
+        "read configuration {path}: line {line} is not in UTF-8, so it is no YAML; save the file as UTF-8, or give another one"
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// Where the first letter stands that is none.
+        line: usize,
+    },
     /// It is no YAML.
     #[error("read configuration {path}: not valid YAML")]
     Yaml {
@@ -63,8 +73,7 @@ pub fn read_tree(path: &Path) -> Result<Value, ReadError> {
         move |source| ReadError::Read { path, source }
     };
     if !path.is_dir() {
-        let text = std::fs::read_to_string(path).map_err(failed(path))?;
-        return parse_tree(&text, path);
+        return parse_tree(&read_text(path)?, path);
     }
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed(path))? {
@@ -79,10 +88,18 @@ pub fn read_tree(path: &Path) -> Result<Value, ReadError> {
     files.sort();
     let mut tree = Value::Object(Map::new());
     for file in files {
-        let text = std::fs::read_to_string(&file).map_err(failed(&file))?;
-        merge_patch(&mut tree, &parse_tree(&text, &file)?);
+        merge_patch(&mut tree, &parse_tree(&read_text(&file)?, &file)?);
     }
     Ok(tree)
+}
+
+fn read_text(path: &Path) -> Result<String, ReadError> {
+    let bytes = std::fs::read(path).map_err(|source| ReadError::Read { path: path.to_owned(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        ReadError::NotText { path: path.to_owned(), line }
+    })
 }
 
 /// Parses YAML text; `path` is for messages.
@@ -170,6 +187,11 @@ pub(super) fn unknown_key(table: KeyTable, path: &str, name: &str) -> String {
     if let Some(candidate) = near(&mut table.children(path).map(|key| key.name())) {
         return format!("unknown key; did you mean {candidate}?");
     }
+    if path.is_empty()
+        && let Some(candidate) = near(&mut KeyTable(CLUSTER_KEYS).children("").map(|key| key.name()))
+    {
+        return format!("unknown key; did you mean bootstrap.dcs.{candidate}?");
+    }
     "unknown key; remove it, or see `howdah config example` for all keys".to_owned()
 }
 
@@ -204,6 +226,7 @@ mod tests {
     fn unknown_keys_get_a_hint() {
         let table = KeyTable(NODE_KEYS);
         assert_eq!(unknown_key(table, "postgresql", "listn"), "unknown key; did you mean listen?");
+        assert_eq!(unknown_key(table, "", "tll"), "unknown key; did you mean bootstrap.dcs.ttl?");
         assert_eq!(unknown_key(table, "", "loop_wait"), "unknown key here; it belongs at bootstrap.dcs.loop_wait");
         assert_eq!(
             unknown_key(table, "", "frobnicate"),

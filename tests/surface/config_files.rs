@@ -124,6 +124,14 @@ async fn each_mistake_has_its_sentence() {
             "restapi.verify_client: asks for certificates on a port without TLS; add restapi.certfile, or remove it",
         ),
         (
+            GOOD.replace("scope: main", "scope: ma in").replace("twelve-characters", "short"),
+            "scope: cluster name \"ma in\" is not usable: only letters, digits, '-', '_' and '.' are allowed\n  raft.secret: the secret has 5 characters; use at least 12 (rule R5)",
+        ),
+        (
+            with("scope: main", "scope: main\nrouter: {listen: '127.0.0.1:8008', listen_replicas: '127.0.0.1:5001'}"),
+            "router.listen: 127.0.0.1:8008 is where restapi.listen listens; each needs a port of its own (rule R7)",
+        ),
+        (
             with("scope: main", "scope: main\nlog: {level: chatty}"),
             "log.level: \"chatty\" is not one of debug, info, warn, warning, error, critical; write one of them",
         ),
@@ -158,6 +166,11 @@ async fn files_that_are_no_configuration() {
     for (text, said) in cases {
         assert_eq!(check(text).await, (1, said.to_owned()));
     }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("latin1.yml");
+    std::fs::write(&file, b"scope: main\nname: M\xfcnchen\n").unwrap();
+    let ran = howdah(&["config", "check", file.to_str().unwrap()], "").await;
+    assert!(ran.code == 1 && ran.err.contains(": line 2 is not in UTF-8"), "{ran:?}");
     let ran = howdah(&["config", "check", "/nonexistent.yml"], "").await;
     let said = "howdah: read configuration /nonexistent.yml: give the path of an existing file that this user may read: No such file or directory (os error 2)\n";
     assert_eq!((ran.code, ran.err.as_str()), (1, said));
@@ -174,6 +187,23 @@ warning: bootstrap.dcs.ttl: 30 s is honoured, but host loss then costs up to 31 
 FILE: valid: node n1 of cluster main, 3 members
 ";
     assert_eq!(check(&text).await, (0, said.to_owned()));
+}
+
+#[tokio::test]
+async fn what_this_machine_does_not_have_is_mentioned() {
+    let text = GOOD.replace("/srv/n1/data", "data\n  bin_dir: /nonexistent/bin\n  os_user: no-such-user")
+        + "restapi: {certfile: /nonexistent.crt}\ntags: {failover_priority: -1}\n";
+    let (code, said) = check(&text).await;
+    assert_eq!(code, 0, "{said}");
+    for part in [
+        "warning: postgresql.data_dir: data counts from the directory that howdah is started in; write it from / on\n",
+        "warning: tags.failover_priority: -1 counts as 0, which means never; write 0\n",
+        "warning: restapi.certfile: /nonexistent.crt does not exist on this machine\n",
+        "warning: postgresql.bin_dir: there is no /nonexistent/bin/postgres on this machine\n",
+        "warning: postgresql.os_user: there is no user no-such-user on this machine\n",
+    ] {
+        assert!(said.contains(part), "{part}{said}");
+    }
 }
 
 #[tokio::test]
