@@ -486,6 +486,9 @@ pub struct DsnArgs {
     /// Which member.
     #[command(flatten)]
     pub one: OneMember,
+    /// How to write it.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub format: Format,
 }
 
 /// `howdah query`

@@ -28,7 +28,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub(super) async fn dsn(client: &Client, args: &DsnArgs) -> Outcome {
     let status = client.status(args.cluster.as_deref()).await?;
     let (host, port) = address(&status.snapshot, &args.one)?;
-    print(&format!("host={host} port={port}"))
+    if args.format == Format::Pretty {
+        return print(&format!("host={host} port={port}"));
+    }
+    let columns = ["host", "port"].map(Column::left).to_vec();
+    print(&Table { columns, rows: vec![vec![json!(host), json!(port)]], ..Table::default() }.render(args.format))
 }
 
 /// `howdah query`

@@ -245,6 +245,7 @@ async fn members_are_named_or_chosen_by_role() {
     }
     let dsn = |args: &'static [&'static str]| node.howdah(args);
     assert_eq!(dsn(&["dsn"]).await.out, "host=10.0.0.1 port=5432\n");
+    assert_eq!(dsn(&["dsn", "-f", "json"]).await.out, "[{\"host\":\"10.0.0.1\",\"port\":5432}]\n");
     assert_eq!(dsn(&["dsn", "main", "-m", "n3"]).await.out, "host=10.0.0.3 port=5432\n");
     assert_eq!(dsn(&["dsn", "-r", "replica"]).await.out, "host=10.0.0.2 port=5432\n");
     assert_eq!(dsn(&["dsn", "-m", "n9"]).await.code, 3);
