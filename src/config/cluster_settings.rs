@@ -293,7 +293,7 @@ impl ClusterSettings {
             switched_off("synchronous_commit").filter(|_| self.synchronous_mode != SynchronousMode::Off)
         {
             let why = format!(
-                "{value} would acknowledge commits that no standby has, whatever synchronous_mode promises (rule C7); lower it for the roles or sessions whose commits may be lost (ALTER ROLE ... SET synchronous_commit), or turn synchronous_mode off"
+                "{value} would acknowledge commits that no standby has, whatever synchronous_mode promises (rule C8); lower it for the roles or sessions whose commits may be lost (ALTER ROLE ... SET synchronous_commit), or turn synchronous_mode off"
             );
             reader.problem("postgresql.parameters.synchronous_commit", why);
         }
