@@ -563,6 +563,18 @@ pub enum MemberCommand {
         #[arg(long)]
         force: bool,
     },
+    /// On the last node that is left, stopped: makes its copy of the store a cluster of its own, when the majority is lost
+    /// for good.
+    ForceNewCluster {
+        /// The node's file.
+        file: PathBuf,
+        /// Why; kept in the store.
+        #[arg(long)]
+        reason: String,
+        /// Do not ask.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// `howdah kv`

@@ -1,4 +1,4 @@
-//! `run`, `config check`, `config example` and `version`: commands that need no cluster.
+//! `run`, `config check`, `config example`, `version` and the forcing of a new cluster: commands that need none.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,10 +7,11 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::args::{Format, RunArgs};
-use super::output::{note, print};
+use super::output::{confirm, note, print};
 use super::{Failure, Outcome, exit};
 use crate::api::wire::PATRONI_VERSION;
 use crate::config::{self, Config, example};
+use crate::raft;
 use crate::telemetry::log::{self, LogSetup};
 
 /// `howdah run`
@@ -82,6 +83,39 @@ fn not_here(config: &Config) -> Vec<String> {
 fn is_user(name: &str) -> bool {
     let asked = Command::new("getent").args(["passwd", name]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     asked.map_or(true, |status| status.success())
+}
+
+/// `howdah member force-new-cluster`
+///
+/// Offline: without a majority nobody can agree to anything, so a person decides on what one node has.
+pub(super) fn force_new_cluster(file: &Path, reason: &str, force: bool) -> Outcome {
+    let config = load(file)?;
+    let (name, dir) = (&config.name, &config.raft.data_dir);
+    let plan = format!(
+        "Makes the store in {} a new cluster with {name} as its only member. Only for a majority that is lost for good: what \
+         this copy never received is lost, and the other members are shut out until their raft.data_dir has been moved away. \
+         PostgreSQL's data is not touched.",
+        dir.display()
+    );
+    confirm(&plan, force)?;
+    let report = raft::force_new_cluster(dir, reason).map_err(|error| Failure {
+        exit: if matches!(error, raft::Error::Locked { .. }) { exit::REFUSED } else { exit::FAILED },
+        error: anyhow::Error::new(error),
+    })?;
+    let others = match report.left_behind.as_slice() {
+        [] => "nobody".to_owned(),
+        names => names.join(", "),
+    };
+    print(&format!(
+        "{name} is the only member now; left behind: {others}. Its copy ends with entry {}, of which it knew {} to be agreed \
+         upon.\n\
+         Next: howdah run {} (or start its service). If it does not lead by itself, `howdah why not {name}` says why, and \
+         `howdah failover --candidate {name} --force` accepts what may be lost.\n\
+         The others join again, and are copied or rewound, when their raft.data_dir has been moved away.",
+        report.last_entry,
+        report.last_committed,
+        file.display()
+    ))
 }
 
 fn load(file: &Path) -> Outcome<Config> {

@@ -33,7 +33,7 @@ use std::fmt;
 
 use anyhow::Context;
 
-use self::args::{Command, CommandLine, ConfigCommand, Target};
+use self::args::{Command, CommandLine, ConfigCommand, MemberCommand, Target};
 use self::client::Client;
 use crate::config::Config;
 
@@ -101,6 +101,9 @@ pub fn run(line: CommandLine, run_node: impl FnOnce(Config) -> anyhow::Result<()
              its nodes and move their raft.data_dir away; PostgreSQL's data stays. To take one member away: \
              howdah member remove NAME",
         )),
+        Command::Member(MemberCommand::ForceNewCluster { file, reason, force }) => {
+            file::force_new_cluster(&file, &reason, force)
+        }
         Command::Version(args) if args.cluster.is_none() => file::version(args.format),
         command => {
             let runtime =

@@ -53,6 +53,8 @@ pub(super) async fn run(client: &Client, command: MemberCommand) -> Outcome {
             let path = format!("/raft/members/{name}");
             send(client, &status.snapshot, Change { method: Method::DELETE, path, body: None }).await
         }
+        // No cluster is asked for it.
+        MemberCommand::ForceNewCluster { file, reason, force } => super::file::force_new_cluster(&file, &reason, force),
     }
 }
 

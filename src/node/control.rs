@@ -265,7 +265,8 @@ fn store_error(error: StoreError) -> ControlError {
     match error {
         StoreError::Refused { why } => ControlError::Refused(why),
         StoreError::NoLeader => {
-            ControlError::NoQuorum("no majority of the members can be reached; see `howdah member list`".to_owned())
+            let text = "no majority of the members can be reached; see `howdah list`. If they are lost for good: `howdah member force-new-cluster`";
+            ControlError::NoQuorum(text.to_owned())
         }
         other => ControlError::Failed(format!("the store did not take the change: {other}")),
     }

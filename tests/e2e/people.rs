@@ -153,3 +153,48 @@ fn a_node_that_is_cut_off_is_succeeded_and_comes_back() {
     cluster.until_healthy();
     assert!(howdah(&cluster, &["dev", "heal", new]).status.code() != Some(0), "it is not cut off any more");
 }
+
+/// The runbook of the README: two of three hosts burn, one of them the primary's.
+#[test]
+fn from_one_host_of_three_a_cluster_comes_back() {
+    let mut cluster = Cluster::boot("one-left");
+    let primary = cluster.expect_primary();
+    let left = cluster.others(&primary).remove(0);
+    let write = |c: &Cluster, name: &str, text: &str| c.sql(name, &format!("insert into kept values ('{text}')"));
+    cluster.sql(&primary, "create table kept (what text)").expect("writes");
+    write(&cluster, &primary, "before").expect("writes");
+    cluster
+        .until("it is replicated", LIMIT, |c| c.sql(&left, "select what from kept").is_ok_and(|rows| !rows.is_empty()));
+
+    let file = cluster.node(&left).yaml.to_string_lossy().into_owned();
+    let force = ["member", "force-new-cluster", file.as_str(), "--reason", "two of three burnt", "--force"];
+    let refused = howdah(&cluster, &force);
+    assert_eq!(refused.status.code(), Some(3), "a running node's store is left alone: {refused:?}");
+    let others = cluster.others(&left);
+    for name in &others {
+        cluster.kill_node(name);
+    }
+    cluster.kill_node(&left);
+    cluster.until("its store is free", LIMIT, |c| howdah(c, &force).status.success());
+    cluster.start_agent(&left);
+    cluster.until("its PostgreSQL runs", LIMIT, |c| c.sql(&left, "select 1").is_ok());
+    // It does not know whether the others had more: a person says that it may lead.
+    cluster.until("it leads", LIMIT, |c| {
+        c.primary().as_ref() == Some(&left)
+            || howdah(c, &["failover", "--candidate", &left, "--force"]).status.success()
+    });
+    cluster.until("it takes writes", LIMIT, |c| write(c, &left, "after").is_ok());
+
+    // The others come back with the disks that nobody thought to see again: shut out until their stores are gone.
+    for name in &others {
+        let store = cluster.node(name).raft;
+        std::fs::rename(&store, store.with_extension("old")).expect("moved away");
+        cluster.start_agent(name);
+    }
+    cluster.until_healthy();
+    assert_eq!(cluster.primary(), Some(left.clone()));
+    for name in cluster.names() {
+        let rows = cluster.sql(&name, "select distinct what from kept order by what").expect("reads");
+        assert_eq!(rows, ["after", "before"], "{name}");
+    }
+}
