@@ -439,7 +439,7 @@ impl Actor {
             warn!(?refused, "a parameter is refused by PostgreSQL and left out");
         }
         for parameter in &outcome.removed_from_auto_conf {
-            warn!(parameter, "set by ALTER SYSTEM, and howdah decides it: removed from postgresql.auto.conf");
+            info!(parameter, "set by ALTER SYSTEM, and howdah decides it: removed from postgresql.auto.conf");
         }
         let running = matches!(view.process, ProcessView::Running { .. });
         let new = !outcome.changed.is_empty() && outcome.needs != Needs::Nothing;
