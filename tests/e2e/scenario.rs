@@ -9,7 +9,7 @@ use std::time::Duration;
 use howdah::dev::rest;
 use howdah::types::Mono;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, LIMIT, now};
 use crate::ledger::Ledger;
@@ -305,6 +305,13 @@ pub fn quorum_loss(cluster: &mut Cluster) -> Outcome {
     cluster.until("two seconds have passed", LIMIT, |_| now().since(stopped) > Duration::from_secs(2));
     assert_eq!(watch.ledger.acks_on(&watch.old, stopped), 0, "it went on writing\n{}", cluster.diagnosis());
     measured(&format!("quorum loss: the primary stopped after {:.2?}", stopped.since(alone)));
+    cluster.until("it says that nobody is known to lead", LIMIT, |c| {
+        let told =
+            rest::get(c.node(&watch.old).rest, "/cluster", LIMIT).map(|answer| answer.json()).unwrap_or_default();
+        let leads = |member: &Value| member["role"] == "leader";
+        told["unconfirmed"]["last_leader"] == watch.old.as_str()
+            && !told["members"].as_array().is_some_and(|members| members.iter().any(leads))
+    });
     let from = now();
     cluster.start_agent(&gone[0]);
     cluster.until("service is back with two nodes of three", LIMIT, |_| watch.ledger.follower_acks(from) >= STEADY);
