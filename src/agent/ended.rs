@@ -31,14 +31,17 @@ impl EndedTerm {
 
     /// The term that an earlier process has asked to end; and makes room for the next one.
     pub fn read(&self) -> Option<Term> {
+        let unread = |error: io::Error, what: &str| {
+            warn!(path = %self.path.display(), %error, "{what}");
+            None
+        };
         match std::fs::read_to_string(&self.path) {
             Ok(text) => text.trim().parse().ok().filter(|term| *term != 0).map(Term),
-            Err(_) => {
-                if let Err(error) = write(&self.path, Term(0)) {
-                    warn!(path = %self.path.display(), %error, "make room for the last ended term");
-                }
-                None
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write(&self.path, Term(0)).err().and_then(|error| unread(error, "make room for the last ended term"))
             }
+            // Not to be read is not absent: what stands there stays.
+            Err(error) => unread(error, "read the last ended term"),
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! file -> raw::read_tree -> env::overlay -> raw::recognise -> read each section -> rules between keys -> Config
 //! ```
-//! Rules between keys have names: R1 to R7 here, C1 to C7 for the shared settings. Deliberately absent: looking at the
+//! Rules between keys have names: R1 to R7 here, C1 to C8 for the shared settings. Deliberately absent: looking at the
 //! network or at PostgreSQL. The file is right or wrong whatever runs.
 
 use std::collections::BTreeMap;
