@@ -128,7 +128,7 @@ fn play(seeds: impl Iterator<Item = u64>, profile: impl Fn(u64) -> Profile, mut 
         add(&mut sum, &outcome.stats);
         count += 1;
         if let Some(failure) = outcome.failure {
-            println!("seed {seed}: {}: {}: {}", failure.promise, failure.node, failure.why);
+            println!("measured: seed {seed} breaks a promise: {}: {}: {}", failure.promise, failure.node, failure.why);
             broken.push((seed, profile));
         }
         if enough() || broken.len() == BROKEN_ENOUGH {

@@ -104,7 +104,13 @@ impl Reign {
     }
 }
 
-/// The deadlines, none while this node does not lead.
+/// The deadlines of this node's last leadership, none before its first.
+///
+/// They end with the next leadership and with nothing else. Not with the news that this node leads no more: what the engine
+/// publishes can be older than the proof that a reign began with, and whoever believes it ends a reign that has just begun,
+/// for the whole term, in which no lease could be renewed then. Not in order to begin again in the same term either: the marks of
+/// what is expiring would be lost. A reign that is over does no harm: nothing is renewed and nothing expires without a
+/// proof of its term.
 #[derive(Default)]
 pub struct LeaseClock {
     reign: Mutex<Reigns>,
@@ -112,22 +118,11 @@ pub struct LeaseClock {
 }
 
 #[derive(Default)]
-struct Reigns {
-    now: Option<Reign>,
-    /// Up to this term it is over for good. A request that was confirmed before its leadership
-    /// ended must not start the deadlines again: the marks of what was expiring would be lost.
-    over: u64,
-}
+struct Reigns(Option<Reign>);
 
 impl Reigns {
     fn of(&mut self, term: u64) -> Option<&mut Reign> {
-        self.now.as_mut().filter(|reign| reign.term == term)
-    }
-
-    fn end(&mut self) {
-        if let Some(reign) = self.now.take() {
-            self.over = self.over.max(reign.term);
-        }
+        self.0.as_mut().filter(|reign| reign.term == term)
     }
 }
 
@@ -140,13 +135,12 @@ impl LeaseClock {
     /// The caller knows that the state machine has applied an entry of that term.
     fn follow<'a>(&'a self, node: &Node, term: u64) -> MutexGuard<'a, Reigns> {
         let mut guard = self.reigns();
-        if term <= guard.over || guard.now.as_ref().is_some_and(|reign| reign.term > term) {
+        if guard.0.as_ref().is_some_and(|reign| reign.term > term) {
             return guard;
         }
         let mut changes = node.machine.leases().take();
         if guard.of(term).is_none() {
-            guard.end();
-            guard.now = Some(Reign { term, lives: HashMap::new() });
+            guard.0 = Some(Reign { term, lives: HashMap::new() });
             changes = vec![LeaseChange::Everything];
             self.changed.notify_one();
         }
@@ -208,13 +202,9 @@ pub async fn run(node: Weak<Node>) {
             return;
         }
         let now = clock::now();
-        let next = match node.settled_term() {
-            Some(term) => node.lease_clock.follow(&node, term).of(term).and_then(|reign| reign.next()),
-            None => {
-                node.lease_clock.reigns().end();
-                None
-            }
-        };
+        let next = node
+            .settled_term()
+            .and_then(|term| node.lease_clock.follow(&node, term).of(term).and_then(|reign| reign.next()));
         let wait = next.map_or(LOOK, |at| at.since(now).min(LOOK));
         if !wait.is_zero() {
             idle(&node, wait).await;
@@ -244,8 +234,9 @@ async fn idle(node: &Node, wait: Duration) {
 /// This process stood still: its holders could not reach it, which is not their fault.
 fn postpone(node: &Node, stalled: Duration) {
     let until = clock::now() + GRACE;
+    let Some(term) = node.settled_term() else { return };
     let mut reigns = node.lease_clock.reigns();
-    let Some(reign) = reigns.now.as_mut() else { return };
+    let Some(reign) = reigns.of(term) else { return };
     let mut postponed = 0_usize;
     for life in reign.lives.values_mut().filter(|life| !life.expiring && life.deadline < until) {
         life.deadline = until;
@@ -282,5 +273,85 @@ async fn expire(node: &Arc<Node>) -> Result<(), &'static str> {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) => Err("the log refused"),
         Err(_) => Err("the log is slow"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::raft::bootstrap;
+    use crate::raft::forget::Retention;
+    use crate::raft::handle::StoreConfig;
+    use crate::raft::leader;
+    use crate::raft::wire::{ClientRequest, ClientResponse};
+    use crate::telemetry::redact::Secret;
+    use crate::tls::Dialer;
+
+    /// A store of one node whose engine is always late in saying what it has done.
+    async fn late_node(dir: &std::path::Path, stop: Arc<AtomicBool>) -> Arc<Node> {
+        let (name, addr) = ("n1", "127.0.0.1:1");
+        let config = StoreConfig {
+            cluster: "test".parse().expect("a name"),
+            name: name.parse().expect("a name"),
+            advertise: addr.to_owned(),
+            members: BTreeMap::from([(name.parse().expect("a name"), addr.to_owned())]),
+            data_dir: dir.to_owned(),
+            secret: Secret::new("correct horse battery".to_owned()),
+            dialer: Dialer::plain(),
+            heartbeat: Duration::from_millis(30),
+            election_min: Duration::from_millis(100),
+            election_max: Duration::from_millis(200),
+            snapshot_after: 500,
+            retention: Retention::default(),
+        };
+        let node = bootstrap::start(config, Arc::new(|why| panic!("{why}"))).await.expect("starts");
+        let late = Arc::clone(&node);
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                match late.raft() {
+                    // It publishes nothing while it answers.
+                    Some(raft) => {
+                        raft.with_raft_state(|_| std::thread::sleep(Duration::from_millis(5))).await.expect("runs")
+                    }
+                    None => sleep(Duration::from_millis(1)).await,
+                }
+            }
+        });
+        node
+    }
+
+    /// What a leader publishes of itself is older than what it proves. The deadlines of its leases once ended by the former,
+    /// when they had just begun by the latter: no lease could be renewed then until there was another leader.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn every_new_leader_renews_from_the_start() {
+        for _ in 0..10 {
+            let dir = tempfile::tempdir().expect("a directory");
+            let stop = Arc::new(AtomicBool::new(false));
+            let node = late_node(dir.path(), Arc::clone(&stop)).await;
+            // From before there is a leader, and until long after.
+            let until = clock::now() + Duration::from_secs(20);
+            let asked = (0..8).map(|_| tokio::spawn(renew_often(Arc::clone(&node), until)));
+            for renewed in futures_util::future::join_all(asked).await {
+                assert_eq!(renewed.expect("ends"), OFTEN, "no lease is renewed any more in this term");
+            }
+            stop.store(true, Ordering::Relaxed);
+            node.stop().await;
+        }
+    }
+
+    const OFTEN: usize = 10;
+
+    /// How often the leader has answered in time; there is no such lease.
+    async fn renew_often(node: Arc<Node>, until: Mono) -> usize {
+        let mut renewed = 0;
+        while renewed < OFTEN && clock::now() < until {
+            let request = ClientRequest::Renew(LeaseId(7), None);
+            let answer = leader::serve(&node, request, Duration::from_secs(1)).await;
+            renewed += usize::from(matches!(answer, Ok(ClientResponse::Renewed(RenewOutcome::LeaseGone))));
+        }
+        renewed
     }
 }

@@ -208,7 +208,14 @@ impl Cluster {
     pub fn until(&self, what: &str, limit: Duration, condition: impl Fn(&Self) -> bool) {
         let deadline = clock::now() + limit;
         while !condition(self) {
-            assert!(clock::now() < deadline, "waited {limit:?} in vain until {what}\n{}", self.diagnosis());
+            if deadline <= clock::now() {
+                // Short, for who has only an excerpt of the output.
+                measured(&format!("waited {limit:?} in vain until {what}"));
+                for seen in self.seen() {
+                    measured(&format!("{} says: {}", seen.name, seen.summary().replace("\n   ", ";")));
+                }
+                panic!("waited {limit:?} in vain until {what}\n{}", self.diagnosis());
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -94,11 +94,24 @@ impl World {
         self.restores(node) && !receives && own.1 <= self.wal.shared(own, theirs) && theirs.1 < own.1 + ARCHIVED_WITHIN
     }
 
+    /// Whether `node` has more than the member that it is told to follow, whose log comes from an archive: it streamed from
+    /// somebody else before. PostgreSQL connects all the same, from the beginning of the segment, and hears nothing until
+    /// the archive has more.
+    fn is_ahead_of_an_archive(&self, node: usize, primary: usize) -> bool {
+        let data = self.nodes[node].disk.data.as_ref();
+        let Some(upstream @ Source::Member(member)) = data.and_then(|data| data.follow) else { return false };
+        let tips = (self.tip_of(Source::Member(node)), self.tip_of(upstream), self.tip_of(Source::Member(primary)));
+        let (Some(own), Some(theirs), Some(all)) = tips else { return false };
+        self.restores_enough(member, primary)
+            && self.wal.shared(own, theirs) == theirs.1
+            && self.wal.shared(own, all) == own.1
+    }
+
     /// Whether the log of `node` comes from `primary`, over however many others.
     fn streams_from(&self, node: usize, primary: usize) -> bool {
         let mut at = node;
         for _ in 0..self.nodes.len() {
-            if self.restores_enough(at, primary) {
+            if self.restores_enough(at, primary) || self.is_ahead_of_an_archive(at, primary) {
                 return true;
             }
             match self.nodes[at].pg.receiver.as_ref() {
