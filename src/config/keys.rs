@@ -172,17 +172,12 @@ pub const NODE_KEYS: &[Key] = &[
         Example("127.0.0.1:8008"),
         "Where the other members reach this node. Default: this node's entry in members, else restapi.connect_address.",
     ),
-    key(
-        "raft.heartbeat",
-        Duration,
-        Default("100ms"),
-        "How often the store's leader shows that it lives. Longer than a round trip between members: an answer that is not back by then does not count.",
-    ),
+    key("raft.heartbeat", Duration, Default("100ms"), "How often the store's leader shows that it lives."),
     key(
         "raft.election_timeout",
         Text,
         Default("500ms..1s"),
-        "How long members wait for the leader before they elect another: a range, from which each draws. At least three heartbeats (rule R1). Raise both for slow disks and long distances.",
+        "How long members wait for the leader before they elect another: a range, from which each draws. At least three heartbeats (rule R1), and twice a round trip between members. Raise it for slow disks and long distances.",
     ),
     key(
         "raft.history_time",

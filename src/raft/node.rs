@@ -81,6 +81,14 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How long an answer to a heartbeat counts, which is how far apart members may be, there and back: the engine's
+/// `heartbeat_interval`. It is its pace as well, so `upkeep::keep_pace` sets a faster one. With the configured pace instead a
+/// cluster whose members are further apart elected leaders for ever as soon as a member was gone (decision record 0020).
+/// Below the shortest election timeout by more than the engine's ticks, which are a fifth of it.
+pub(super) fn answer_within(election_min: Duration) -> Duration {
+    election_min * 3 / 5
+}
+
 impl Node {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, presence, log, machine, confirmer, fatal } = parts;
@@ -297,7 +305,7 @@ impl Node {
     }
 
     fn engine_config(&self) -> Result<Config, Error> {
-        let StoreConfig { heartbeat, election_min, election_max, snapshot_after, .. } = &self.config;
+        let StoreConfig { election_min, election_max, snapshot_after, .. } = &self.config;
         // A vote is written before it is answered: elections cannot be faster than the disk.
         let slowest = self.log.progress().sync_p99().unwrap_or_default();
         let mut min = *election_min;
@@ -316,7 +324,7 @@ impl Node {
         let _ = self.election_min.set(min);
         let config = Config {
             cluster_name: self.config.cluster.to_string(),
-            heartbeat_interval: millis(*heartbeat),
+            heartbeat_interval: millis(answer_within(min)),
             election_timeout_min: millis(min),
             election_timeout_max: millis(max),
             enable_pre_vote: Some(true),
@@ -345,6 +353,7 @@ impl Node {
         self.started.send_replace(true);
         tokio::spawn(upkeep::watch_engine(Arc::downgrade(self), raft.server_metrics(), raft.metrics()));
         tokio::spawn(upkeep::keep_house(Arc::downgrade(self)));
+        tokio::spawn(upkeep::keep_pace(Arc::downgrade(self)));
         Ok(raft)
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
+use tokio::time::MissedTickBehavior;
 
 use super::forget::Calendar;
 use super::handle::{Again, call_leader};
@@ -90,6 +91,23 @@ async fn forget(node: &Arc<Node>, calendar: &mut Calendar) {
         Ok(_) => tracing::debug!(revision, "raft: history compacted"),
         // The next round, or the next leader, does it.
         Err(error) => tracing::debug!(revision, %error, "raft: history not compacted"),
+    }
+}
+
+/// Shows the members that the leader lives, as often as configured. The engine does it more seldom by itself, because it
+/// counts an answer only until its own next turn: members may be further apart than that ([`super::node::answer_within`]).
+pub async fn keep_pace(node: Weak<Node>) {
+    let Some(pace) = node.upgrade().map(|node| node.config.heartbeat) else { return };
+    let mut turns = tokio::time::interval(pace);
+    // After a pause one turn is enough.
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        let Some(raft) = node.raft().filter(|_| !node.stopping.is_cancelled()) else { return };
+        if node.leading_for().is_some() && raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
     }
 }
 
