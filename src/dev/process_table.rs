@@ -35,8 +35,9 @@ pub fn read() -> Vec<Row> {
 #[cfg(target_os = "linux")]
 pub fn row(pid: i32) -> Option<Row> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (state, parent, started) = parse_stat(&stat)?;
-    if matches!(state, 'Z' | 'X') {
+    let Stat { state, parent, threads, started } = parse_stat(&stat)?;
+    // A killed process looks like this as soon as its first thread has ended; the others may hold its ports for a while.
+    if matches!(state, 'Z' | 'X') && threads <= 1 {
         return None;
     }
     let arguments: Vec<String> = std::fs::read(format!("/proc/{pid}/cmdline"))
@@ -55,13 +56,27 @@ pub fn row(pid: i32) -> Option<Row> {
     Some(Row { id: ProcessId { pid, started }, parent, program, arguments, cwd, frozen: matches!(state, 'T' | 't') })
 }
 
-/// State, parent and start time. The name in brackets may itself hold brackets and blanks.
+/// Some fields of `/proc/PID/stat`.
 #[cfg(target_os = "linux")]
-fn parse_stat(stat: &str) -> Option<(char, i32, u64)> {
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: i32,
+    threads: u32,
+    started: u64,
+}
+
+/// The name in brackets may itself hold brackets and blanks.
+#[cfg(target_os = "linux")]
+fn parse_stat(stat: &str) -> Option<Stat> {
     let rest = stat.get(stat.rfind(')')? + 1..)?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let state = fields.first()?.chars().next()?;
-    Some((state, fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?))
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        threads: fields.get(17)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
 }
 
 /// Every living process that we may look at.
@@ -120,10 +135,37 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_name_with_brackets_does_not_shift_the_fields() {
-        let stat = "812 (a) b (c) T 7 812 812 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 1";
-        assert_eq!(parse_stat(stat), Some(('T', 7, 98765)));
+        let stat = "812 (a) b (c) T 7 812 812 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 98765 1000 1";
+        assert_eq!(parse_stat(stat), Some(Stat { state: 'T', parent: 7, threads: 3, started: 98765 }));
         assert_eq!(parse_stat("812 (cut"), None);
     }
+
+    /// What a process is killed for is its ports and files: they are free when all threads have ended.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_not_gone() {
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", FIRST_THREAD_ENDS])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| parse_stat(&text));
+        while stat().expect("it is there").state != 'Z' {
+            std::thread::yield_now();
+        }
+        assert!(row(pid).is_some(), "its other thread reads still");
+        drop(child.stdin.take());
+        while row(pid).is_some() {
+            std::thread::yield_now();
+        }
+        child.wait().expect("ends");
+    }
+
+    #[cfg(target_os = "linux")]
+    const FIRST_THREAD_ENDS: &str = "import ctypes, os, threading
+threading.Thread(target=lambda: os.read(0, 1)).start()
+ctypes.CDLL(None).pthread_exit(None)";
 
     #[test]
     fn the_own_process_is_in_the_table() {
