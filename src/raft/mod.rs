@@ -25,6 +25,7 @@ mod commit;
 mod confirm;
 mod disk;
 mod error;
+mod file_range;
 mod files;
 mod force;
 mod forget;

@@ -77,6 +77,33 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     list
 }
 
+/// sled's recovery ends where its log is torn, be it in the middle of one of its batches, and those are in no order.
+#[test]
+fn a_commit_that_is_torn_anywhere_leaves_a_beginning_of_it() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (dir, torn) = (root.path().join("store"), root.path().join("torn"));
+    let (mut disk, _) = Disk::open(&dir).expect("opens");
+    copy(&dir, &torn);
+    let db = Path::new("log").join("db");
+    let mut before = std::fs::read(dir.join(&db)).expect("reads");
+    let entries = (0..5).map(|index| (index, vec![7; 10])).collect();
+    disk.write(&Batch { entries, ..Batch::default() }).expect("writes");
+    disk.sync().expect("syncs");
+    let after = std::fs::read(dir.join(&db)).expect("reads");
+    before.resize(after.len(), 0);
+    let changed: Vec<usize> = (0..after.len()).filter(|at| before[*at] != after[*at]).collect();
+    let mut lengths = std::collections::BTreeSet::new();
+    for cut in changed[0]..=changed[changed.len() - 1] + 1 {
+        std::fs::write(torn.join(&db), [&after[..cut], &before[cut..]].concat()).expect("writes");
+        let (disk, contents) = until("sled lets go", Duration::from_secs(10), || Disk::open(&torn).ok());
+        let found: Vec<u64> = contents.entries.keys().copied().collect();
+        assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>(), "torn at byte {cut}");
+        lengths.insert(found.len());
+        drop(disk);
+    }
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5], "each beginning was met");
+}
+
 fn assert_helpful(error: &Error) {
     let text = error.to_string();
     let helpful = match error {
