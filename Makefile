@@ -162,14 +162,17 @@ demo: setup
 	$(CARGO) build --release --locked
 	@exec $(CARGO) run --release --locked --quiet -- dev $(ARGS)
 
+# Named in each call: other choices of packages are other sets of features, and everything is compiled again.
+ALL := --package howdah --package base2histogram
+
 # One profile and one set of features for everything, so that nothing is compiled twice. The end-to-end tests take turns by
 # themselves and wait a lot: what the compiler says without building anything is asked in the meantime, with what they leave.
 test: setup setup-clients
 	$(CARGO) fmt --check
-	$(CARGO) test --locked --no-run --package howdah --package base2histogram
+	$(CARGO) test --locked --no-run $(ALL)
 	@mkdir -p $(LINT); echo "clippy and rustdoc run beside the tests: $(LINT)/log"; \
 	nice -n 19 $(MAKE) --no-print-directory lint >$(LINT)/log 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null' INT TERM; \
-	$(CARGO) test --locked --no-fail-fast --package howdah --package base2histogram; tests=$$?; \
+	$(CARGO) test --locked --no-fail-fast $(ALL); tests=$$?; \
 	if wait $$lint; then echo "clippy and rustdoc: nothing to say"; else tests=1; cat $(LINT)/log; fi; \
 	exit $$tests
 
@@ -183,7 +186,7 @@ lint: setup-rust setup-etcdctl
 check: setup-rust setup-etcdctl
 	$(CARGO) fmt --check
 	$(CARGO) clippy --target-dir $(LINT) --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --lib --test tidy
+	$(CARGO) test --locked $(ALL) --lib --test tidy
 
 fix: setup-etcdctl
 	$(CARGO) fmt
@@ -192,13 +195,13 @@ fix: setup-etcdctl
 
 # What is built is built before the time begins.
 soak: setup setup-clients
-	$(CARGO) test --locked --test e2e --test raft_store --no-run
-	$(CARGO) test --locked --profile simulate --test sim --no-run
-	@CARGO="$(CARGO)" bash tests/soak.sh $(or $(MINUTES),60)
+	$(CARGO) test --locked $(ALL) --test e2e --test raft_store --no-run
+	$(CARGO) test --locked $(ALL) --profile simulate --test sim --no-run
+	@CARGO="$(CARGO)" ALL="$(ALL)" bash tests/soak.sh $(or $(MINUTES),60)
 
 # One seed after the other until the time is over; a broken promise is printed with the seed that shows it again.
 simulate: setup-rust
-	SIM_MINUTES=$(or $(MINUTES),1) $(CARGO) test --locked --profile simulate --test sim -- --nocapture fresh_seeds
+	SIM_MINUTES=$(or $(MINUTES),1) $(CARGO) test --locked $(ALL) --profile simulate --test sim -- --nocapture fresh_seeds
 
 # The compiler's switches for coverage are not stable yet; nothing else here needs them.
 TARGET ?= $(basename $(notdir $(wildcard tests/fuzz/targets/*.rs)))

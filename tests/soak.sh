@@ -10,6 +10,7 @@
 set -u
 minutes=$1
 cargo=${CARGO:-cargo}
+read -ra all <<<"${ALL:-}"
 logs=target/soak
 rm -rf "$logs"
 mkdir -p "$logs"
@@ -38,7 +39,7 @@ run() {
   summary+=("$(printf '%-9s %6s  %s' "$verdict" "$(clock $((SECONDS - from)))" "$name")")
 }
 
-test_of() { "$cargo" test --locked --quiet --test "$@"; }
+test_of() { "$cargo" test --locked --quiet "${all[@]}" --test "$@"; }
 
 end=$((total * 35 / 100))
 say "end-to-end tests, until $(clock $end)"
@@ -51,22 +52,22 @@ while [ $SECONDS -lt $end ]; do
   for name in $(awk -v seed="$RANDOM" 'BEGIN { srand(seed) } { print rand() "\t" $0 }' <<<"$tests" | sort -n | cut -f 2); do
     [ $SECONDS -lt $end ] || break
     say "round $round: $name"
-    run "$round-${name//::/.}" env SOAK=1 "$cargo" test --locked --quiet --test e2e -- --exact "$name" --nocapture
+    run "$round-${name//::/.}" env SOAK=1 "$cargo" test --locked --quiet "${all[@]}" --test e2e -- --exact "$name" --nocapture
   done
 done
 
 share=$(((minutes * 15 + 99) / 100))
 say "simulation, $(clock $((share * 60)))"
-run simulation env SIM_MINUTES=$share "$cargo" test --locked --quiet --profile simulate --test sim -- --nocapture fresh_seeds
+run simulation env SIM_MINUTES=$share "$cargo" test --locked --quiet "${all[@]}" --profile simulate --test sim -- --nocapture fresh_seeds
 
 share=$((total * 10 / 100))
 say "power failures of the store, $(clock $share)"
-run power env POWER_SECONDS=$share "$cargo" test --locked --quiet --test raft_store -- --nocapture what_was_acknowledged_survives_power
+run power env POWER_SECONDS=$share "$cargo" test --locked --quiet "${all[@]}" --test raft_store -- --nocapture what_was_acknowledged_survives_power
 
 rest=$((total - SECONDS))
 [ $rest -gt 30 ] || rest=30
 say "an overloaded machine, $(clock $rest)"
-run overload env OVERLOAD_SECONDS=$rest "$cargo" test --locked --quiet --test e2e -- --nocapture overload::
+run overload env OVERLOAD_SECONDS=$rest "$cargo" test --locked --quiet "${all[@]}" --test e2e -- --nocapture overload::
 
 say "the end"
 printf '%s\n' "${summary[@]}"
