@@ -41,6 +41,8 @@ run() {
 
 test_of() { "$cargo" test --locked --quiet "${all[@]}" --test "$@"; }
 
+# A test that lets something last does so for a second in each minute of the whole, and ten minutes at most.
+export SOAK_SECONDS=$((minutes < 600 ? minutes : 600))
 end=$((total * 35 / 100))
 say "end-to-end tests, until $(clock $end)"
 tests=$(test_of e2e -- --list --format terse 2>/dev/null | sed -n 's/: test$//p' | grep -vE '::tests::|^overload::')
