@@ -119,6 +119,7 @@ pub fn unseen() -> PostgresStatus {
         replication_state: None,
         replication: Vec::new(),
         pending_restart: BTreeMap::new(),
+        lowered: BTreeMap::new(),
         has_settings: false,
         scheduled_restart: None,
     }
@@ -175,6 +176,7 @@ fn postgres(view: &ClusterView, sighting: &Sighting, actor: &Actor) -> PostgresS
                 })
                 .collect()
         }),
+        lowered: sql.map_or_else(BTreeMap::new, |sql| sql.lowered.clone()),
         has_settings: sql.is_some_and(|sql| actor.has_settings_since(sql.configuration_loaded_micros)),
         scheduled_restart: None,
     }

@@ -88,6 +88,9 @@ pub struct PostgresStatus {
     pub replication: Vec<ReplicationRow>,
     /// Settings that wait for a restart. Empty when none does.
     pub pending_restart: BTreeMap<String, SettingChange>,
+    /// Settings with which an acknowledged commit may be gone after a crash, and their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lowered: BTreeMap<String, String>,
     /// Whether the server had the settings that this snapshot shows, and had read them, when `pending_restart` was asked.
     #[serde(default)]
     pub has_settings: bool,

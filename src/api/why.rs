@@ -95,6 +95,15 @@ fn who_leads(snapshot: &Snapshot, newest: &Recorded, record: &ClusterRecord) -> 
         }
         (None, _) => (),
     }
+    let lowered = snapshot.postgres.as_ref().map(|postgres| &postgres.lowered).filter(|lowered| !lowered.is_empty());
+    if let Some(lowered) = lowered.filter(|_| leader.as_ref() == Some(me)) {
+        let all: Vec<String> = lowered.iter().map(|(name, value)| format!("{name} is {value}")).collect();
+        let all = all.join(", ");
+        let why = format!(
+            "{all} on {me} (by ALTER SYSTEM, a file of the node or the cluster's settings): acknowledged commits can be lost"
+        );
+        because.push(json!({"what": "but commits promise less than the cluster does", "node": me, "reason": "lowered_settings", "sentence": why}));
+    }
     let decision = &newest.decision;
     let mut now = coded(&decision.reason);
     now["node"] = json!(me);

@@ -93,17 +93,23 @@ pub struct Beyond {
     pub last_change: Option<(u64, u64)>,
 }
 
-/// Asks the first node that answers.
+/// Asks the primary, or the first node that answers.
 pub fn ask_beyond(layout: &Layout) -> Beyond {
     let cut = links::cut_off(layout);
     let mut nodes = layout.nodes();
     nodes.sort_by_key(|node| cut.contains(&node.name));
+    let mut first = None;
     for node in nodes {
         let ask = |path: &str| rest::get(node.rest, path, PATIENCE).ok().map(|answer| answer.json());
         let (Some(full), Some(timeline)) = (ask("/howdah"), ask("/timeline")) else { continue };
-        return beyond(&full, &timeline, clock::wall());
+        let leads = full["snapshot"]["postgres"]["role"] == "primary";
+        let known = beyond(&full, &timeline, clock::wall());
+        if leads {
+            return known;
+        }
+        first.get_or_insert(known);
     }
-    Beyond::default()
+    first.unwrap_or_default()
 }
 
 fn beyond(full: &Value, timeline: &Value, now: WallTime) -> Beyond {
@@ -111,7 +117,9 @@ fn beyond(full: &Value, timeline: &Value, now: WallTime) -> Beyond {
     let standbys = sync["standbys"].as_array().map_or(0, Vec::len);
     // Every commit is on the primary and on so many of the standbys: as many may die as hold it beside the last one.
     let quorum = sync["quorum"].as_u64().and_then(|quorum| usize::try_from(quorum).ok()).unwrap_or(0);
-    let zero_loss = sync.is_object().then(|| standbys.saturating_sub(quorum));
+    // Nothing is proven where the server acknowledges what no disk or no standby has.
+    let promised = full["snapshot"]["postgres"]["lowered"].is_null();
+    let zero_loss = sync.is_object().then(|| if promised { standbys.saturating_sub(quorum) } else { 0 });
     let changed = |entry: &&Value| matches!(entry["kind"].as_str(), Some("failover" | "switchover"));
     let last = timeline.as_array().and_then(|entries| entries.iter().rev().find(changed));
     let last_change = last.and_then(|entry| {
@@ -359,6 +367,9 @@ mod tests {
             super::summarise(&nodes, &known).sentence,
             "Healthy. Any one node may fail with zero loss. Writes go to n1. Last measured failover 1.9 s, 3 minutes ago."
         );
+        let mut lowered = full.clone();
+        lowered["snapshot"]["postgres"] = serde_json::json!({"lowered": {"synchronous_commit": "off"}});
+        assert_eq!(beyond(&lowered, &timeline, WallTime(1_185_000)).zero_loss, Some(0));
         let alone = Beyond { zero_loss: Some(0), last_change: Some((80, 1)) };
         assert_eq!(
             super::summarise(&nodes, &alone).sentence,

@@ -57,12 +57,13 @@ SELECT slot_name, slot_type, database, plugin, temporary, active, restart_lsn, c
 pub(super) const DATA_DIRECTORY: &str = "SELECT current_setting('data_directory') AS data_directory";
 
 /// Settings that wait for a restart, with the value in the files, and the controlled ones: those stand on the command
-/// line, which hides a difference from PostgreSQL's own `pending_restart`.
+/// line, which hides a difference from PostgreSQL's own `pending_restart`. Then those that can take back what a commit
+/// promises; our own session has a `synchronous_commit` of its own, so that one is looked up in the files.
 ///
 /// Costs more than all the rest, so it is asked only when the server has read its files since the last time.
 pub(super) const SETTINGS: &str = r"
 SELECT s.name, s.setting, coalesce(s.unit, '') AS unit, s.vartype, s.pending_restart, current_setting(s.name) AS shown,
-       CASE WHEN s.pending_restart
+       CASE WHEN s.pending_restart OR s.name = 'synchronous_commit'
             THEN (SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1)
        END AS in_file
   FROM pg_settings s
@@ -70,7 +71,7 @@ SELECT s.name, s.setting, coalesce(s.unit, '') AS unit, s.vartype, s.pending_res
     OR s.name IN ('listen_addresses', 'port', 'cluster_name', 'unix_socket_directories', 'hot_standby',
                   'max_connections', 'max_locks_per_transaction', 'max_prepared_transactions',
                   'max_replication_slots', 'max_wal_senders', 'max_worker_processes', 'track_commit_timestamp',
-                  'wal_level', 'wal_log_hints')
+                  'wal_level', 'wal_log_hints', 'synchronous_commit', 'fsync', 'full_page_writes')
  ORDER BY s.name;
 ";
 

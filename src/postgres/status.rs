@@ -74,6 +74,9 @@ pub struct SqlStatus {
     pub slots: Vec<Slot>,
     /// Settings that were changed and wait for a restart.
     pub pending_restart: Vec<PendingRestart>,
+    /// Settings with which an acknowledged commit may be gone after a crash, and their values. Empty as a rule.
+    #[serde(default)]
+    pub lowered: BTreeMap<String, String>,
     /// As it is in force now.
     pub synchronous_standby_names: String,
     /// When the server last read its configuration files, in microseconds since 1970.
@@ -292,6 +295,7 @@ pub(super) fn read_status(
         replication: senders.iter().map(read_sender).collect::<Result<_, _>>()?,
         slots: slots.iter().map(read_slot).collect::<Result<_, _>>()?,
         pending_restart: settings.iter().filter_map(|r| read_pending(r, controlled)).collect(),
+        lowered: settings.iter().filter_map(read_lowered).collect(),
         synchronous_standby_names: row.required("synchronous_standby_names")?.to_owned(),
         configuration_loaded_micros: row.parse_required("loaded")?,
     })
@@ -309,6 +313,20 @@ fn read_pending(row: &TextRow, controlled: &BTreeMap<String, String>) -> Option<
     };
     let old = row.text("shown").or(row.text("setting")).unwrap_or_default().to_owned();
     Some(PendingRestart { name: name.to_owned(), old, new })
+}
+
+/// A setting of the whole server that takes back what a commit promises. What roles and databases have set for themselves
+/// is theirs.
+///
+/// Source: PostgreSQL documentation, `synchronous_commit` (`local` and `off` wait for no standby), `fsync`, `full_page_writes`.
+fn read_lowered(row: &TextRow) -> Option<(String, String)> {
+    let name = row.text("name")?;
+    let (value, lowers): (_, &[&str]) = match name {
+        "synchronous_commit" => (row.text("in_file")?, &["local", "off", "false", "no", "0", "f", "n"]),
+        "fsync" | "full_page_writes" => (row.text("setting")?, &["off"]),
+        _ => return None,
+    };
+    lowers.iter().any(|lower| value.eq_ignore_ascii_case(lower)).then(|| (name.to_owned(), value.to_owned()))
 }
 
 /// The identifier is unsigned, SQL shows it as a signed number.

@@ -156,5 +156,11 @@ pub fn soak() -> bool {
     std::env::var_os("SOAK").is_some()
 }
 
+/// How long a soak lets something last: ten minutes, or as many seconds as `SOAK_SECONDS` says.
+pub fn soak_span() -> Duration {
+    let asked = std::env::var("SOAK_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
+    Duration::from_secs(asked.unwrap_or(600))
+}
+
 /// Longer than any permit or lease of these clusters lives.
 const HOLD: Duration = Duration::from_secs(6);

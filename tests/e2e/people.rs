@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use howdah::dev::processes;
+use howdah::dev::status::ask_beyond;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -61,6 +62,19 @@ fn drills_count_what_they_cost_and_the_cluster_says_why() {
     let other = &cluster.others(&old)[0];
     let not = said(&cluster, &["why", "not", other]);
     assert!(not.starts_with(&format!("{other} could lead. It does not because {old} leads")), "{not}");
+
+    // A setting that takes back what commits promise is named, and nothing is promised while it is there.
+    let set = |sql: &str| {
+        cluster.sql(&old, sql).expect("set");
+        cluster.sql(&old, "select pg_reload_conf()").expect("reloaded");
+    };
+    assert_eq!(ask_beyond(&cluster.layout).zero_loss, Some(1));
+    set("alter system set synchronous_commit = off");
+    cluster.until("the lowered setting is known", LIMIT, |c| ask_beyond(&c.layout).zero_loss == Some(0));
+    let why = said(&cluster, &["why"]);
+    assert!(why.contains(&format!("synchronous_commit is off on {old} (by ALTER SYSTEM, ")), "{why}");
+    set("alter system reset synchronous_commit");
+    cluster.until("all is promised again", LIMIT, |c| ask_beyond(&c.layout).zero_loss == Some(1));
 
     let page = cluster.layout.dir.join("report.html");
     let drilled = json(&cluster, &["drill", "switchover", "--report", page.to_str().unwrap()]);

@@ -177,6 +177,25 @@ async fn alter_system_cannot_take_over() {
     assert_eq!(node.psql("SELECT current_setting('work_mem') || current_setting('max_connections')").await, "9MB100");
 }
 
+/// Nobody forbids it, and nobody may be promised then what does not hold.
+#[tokio::test]
+async fn settings_that_take_back_what_commits_promise_are_seen() {
+    let dir = test_directory();
+    let mut node = Node::primary(dir.path(), "n1", &Credentials::generate()).await;
+    node.until("nothing is lowered", |s| s.lowered.is_empty()).await;
+    node.psql("ALTER SYSTEM SET synchronous_commit = local").await;
+    node.psql("ALTER SYSTEM SET fsync = off").await;
+    node.instance.reload().expect("reload");
+    let status = node.until("both are seen", |s| s.lowered.len() == 2).await;
+    let seen: Vec<_> = status.lowered.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(seen, ["fsync=off", "synchronous_commit=local"]);
+    node.psql("ALTER SYSTEM SET synchronous_commit = remote_write").await;
+    node.psql("ALTER SYSTEM RESET fsync").await;
+    node.instance.reload().expect("reload");
+    node.until("nothing is lowered", |s| s.lowered.is_empty()).await;
+    node.stop(StopMode::Fast).await;
+}
+
 #[tokio::test]
 async fn the_operators_access_list_wins_and_a_foreign_one_stays() {
     let dir = test_directory();

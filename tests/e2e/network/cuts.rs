@@ -4,7 +4,7 @@ use crate::cluster::Cluster;
 use crate::log_gate::LogGate;
 
 use super::rounds::Rounds;
-use super::{Cut, Lan, soak};
+use super::{Cut, Lan, soak, soak_span};
 
 /// What nodes say that were cut off: from the members, or for longer than their lease.
 const CUT_OFF: [&str; 2] = ["connection closed during the handshake", "the node's lease has expired"];
@@ -20,7 +20,8 @@ fn replica(cluster: &Cluster, primary: &str, leads_raft: bool) -> String {
 fn whoever_is_cut_off_nothing_is_lost_and_only_a_lost_primary_is_replaced() {
     Lan::with("cuts", 3, |lan| {
         let mut rounds = Rounds::begin("cuts", Cluster::boot_with("cuts", &lan.options()));
-        let times = if soak() { 5 } else { 1 };
+        // A time takes about a minute and a half.
+        let times = if soak() { (soak_span().as_secs() / 15).clamp(1, 5) } else { 1 };
         for _ in 0..times {
             for cut in [Cut::Both, Cut::Deaf, Cut::Mute] {
                 rounds.moves(&format!("primary {cut:?}"), |_, old| lan.cut_off(old, cut), |_, _| lan.heal());

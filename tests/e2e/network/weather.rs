@@ -10,15 +10,14 @@ use crate::report::measured;
 
 use super::rounds::{Rounds, until_passed};
 use super::switch::Weather;
-use super::{Lan, soak};
+use super::{Lan, soak, soak_span};
 
 /// Under bad weather connections come and go.
 const ROUGH: [&str; 2] = ["connection closed during the handshake", "the node's lease has expired"];
 
-/// How long a cluster must stand it: in a soak ten minutes, or as many seconds as `SOAK_SECONDS` says.
+/// How long a cluster must stand it.
 fn span() -> Duration {
-    let asked = std::env::var("SOAK_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
-    Duration::from_secs(if soak() { asked.unwrap_or(600) } else { 6 })
+    if soak() { soak_span() } else { Duration::from_secs(6) }
 }
 
 #[test]
