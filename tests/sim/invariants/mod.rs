@@ -32,7 +32,7 @@ pub struct Watched {
     pub planned: Option<i64>,
     /// The term that was won by comparison, nobody having forced it.
     pub compared: Option<i64>,
-    /// Who was a member when the key was taken: nobody else is asked.
+    /// Who was a member when the key was taken, and undisturbed: nobody else is asked and sure to answer.
     pub asked: Vec<NodeName>,
     /// The term that a person has forced, and on whom. It is that until a promotion: who was forced may need a second term.
     pub forced: Option<(i64, usize)>,

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use howdah::cluster::ClusterRecord;
 use howdah::ha::{Decision, PgStep, Reason, Step};
 
+use crate::clock::SEC;
 use crate::outside::follows_outside;
 use crate::world::World;
 
@@ -77,7 +78,11 @@ impl World {
         }
         self.leadership_changed(node);
         self.trace(node, || format!("record: leads in term {term}"));
-        self.watched.asked = before.members.keys().cloned().collect();
+        // Whoever was disturbed then may have been silent in the race, however long the promotion takes after it (seed
+        // 1795986824857).
+        let quiet = |at: usize| self.watched.disturbed[at] + 10 * SEC < self.now;
+        let there = (0..self.nodes.len()).filter(|at| quiet(*at)).map(|at| &self.nodes[at].name);
+        self.watched.asked = there.filter(|name| before.members.contains_key(*name)).cloned().collect();
         // On what the key was taken; nothing is known if that process has ended since.
         let reason = self.nodes[node].agent.decision.as_ref().map(|decision| &decision.reason);
         // Who leads a cluster that follows another is promoted some other day, if at all.
