@@ -128,10 +128,12 @@ pub async fn join(node: &Arc<Node>, id: u64, name: &str, addr: &str, until: Mono
     if membership.get_joint_config().len() > 1 {
         return joining("another change of the membership");
     }
-    let mut wanted: BTreeSet<u64> = voters.iter().copied().filter(|voter| !old.contains(voter)).collect();
-    wanted.insert(id);
-    tracing::info!(name, addr, voters = wanted.len(), "raft: the learner becomes a voter");
-    change(node, raft, ChangeMembers::ReplaceAllVoters(wanted), false, until).await?;
+    tracing::info!(name, addr, "raft: the learner becomes a voter");
+    // As differences, which the engine applies to the voters that there are then: those seen here can be others by now.
+    // A whole set, made of what was seen, has thrown out a node that had become a voter a moment before.
+    let leaving: BTreeSet<u64> = old.iter().copied().filter(|old| voters.contains(old)).collect();
+    let steps = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id])), ChangeMembers::RemoveVoters(leaving)];
+    change(node, raft, ChangeMembers::Batch(steps), false, until).await?;
     let learners: BTreeSet<u64> = old.into_iter().filter(|old| !voters.contains(old)).collect();
     if !learners.is_empty() {
         change(node, raft, ChangeMembers::RemoveNodes(learners), false, until).await?;
@@ -208,8 +210,9 @@ pub async fn remove(node: &Arc<Node>, name: &str, until: Mono) -> Served {
         return Err(ClientError::NotLeader);
     }
     tracing::info!(name, "raft: removing a member");
-    if voters.intersection(&ids).next().is_some() {
-        change(node, raft, ChangeMembers::ReplaceAllVoters(staying), false, until).await?;
+    let leaving: BTreeSet<u64> = voters.intersection(&ids).copied().collect();
+    if !leaving.is_empty() {
+        change(node, raft, ChangeMembers::RemoveVoters(leaving), false, until).await?;
     }
     let learners: BTreeSet<u64> = ids.difference(&voters).copied().collect();
     if !learners.is_empty() {

@@ -136,6 +136,27 @@ fn members_come_and_go_and_the_majority_is_kept() {
     assert!(cluster.node(&asker).put("key", "value").is_ok());
 }
 
+/// Whoever became a voter while another one was about to was thrown out by it, and nobody told him.
+#[test]
+fn who_joins_at_the_same_time_as_another_stays() {
+    for _ in 0..5 {
+        let mut cluster = Cluster::start(&["n1"]);
+        let founders = cluster.members.clone();
+        let joining = ["n2", "n3", "n4", "n5"];
+        let configs = joining.map(|node| {
+            let mut config = cluster.config(node);
+            config.members = founders.clone();
+            config
+        });
+        let started = configs.map(|config| std::thread::spawn(move || TestNode::start(config).expect("starts")));
+        for (node, started) in joining.into_iter().zip(started) {
+            cluster.nodes.insert(node.to_owned(), started.join().expect("starts"));
+        }
+        let all = ["n1", "n2", "n3", "n4", "n5"];
+        until("all of them vote", SOON, || cluster.nodes.values().all(|node| voters(node) == all).then_some(()));
+    }
+}
+
 #[test]
 fn a_leader_that_stops_orderly_leaves_a_leader_behind() {
     let mut cluster = Cluster::start(&["n1", "n2", "n3"]);
