@@ -130,7 +130,12 @@ fn parse_ps(line: &str) -> Option<Row> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use std::time::Duration;
+
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::telemetry::clock;
 
     #[cfg(target_os = "linux")]
     #[test]
@@ -151,12 +156,15 @@ mod tests {
             .expect("python3");
         let pid = i32::try_from(child.id()).expect("a pid");
         let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| parse_stat(&text));
+        let deadline = clock::now() + Duration::from_secs(30);
         while stat().expect("it is there").state != 'Z' {
+            assert!(clock::now() < deadline, "its first thread did not end");
             std::thread::yield_now();
         }
         assert!(row(pid).is_some(), "its other thread reads still");
         drop(child.stdin.take());
         while row(pid).is_some() {
+            assert!(clock::now() < deadline, "its other thread did not end");
             std::thread::yield_now();
         }
         child.wait().expect("ends");
