@@ -242,7 +242,9 @@ impl Model {
                 Response::LeasesExpire { revision: self.revision, expired }
             }
             Command::Many(commands) => Response::Many(commands.iter().map(|command| self.run(command)).collect()),
-            Command::Auth(_) | Command::As { .. } => panic!("the model has no users: the store's own tests have"),
+            Command::Auth(_) | Command::As { .. } | Command::ByToken { .. } => {
+                panic!("the model has no users: the store's own tests have")
+            }
         })
     }
 

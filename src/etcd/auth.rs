@@ -174,9 +174,9 @@ impl Auth for Etcd {
         &self,
         request: Request<pb::AuthUserGetRequest>,
     ) -> Result<Answer<pb::AuthUserGetResponse>, Status> {
+        self.linearize().await?;
         let caller = self.caller(request.metadata()).await?;
         let name = request.into_inner().name;
-        self.linearize().await?;
         let roles = self.store.read(|state| {
             let auth = state.auth();
             if caller.user.is_empty() || caller.user != name {
@@ -250,9 +250,9 @@ impl Auth for Etcd {
         &self,
         request: Request<pb::AuthRoleGetRequest>,
     ) -> Result<Answer<pb::AuthRoleGetResponse>, Status> {
+        self.linearize().await?;
         let caller = self.caller(request.metadata()).await?;
         let role = request.into_inner().role;
-        self.linearize().await?;
         let permissions = self.store.read(|state| {
             let auth = state.auth();
             let holds = |user: &str| auth.roles_of(user).is_ok_and(|mut roles| roles.any(|held| held == role));

@@ -24,6 +24,19 @@ const IDLE: Duration = Duration::from_secs(300);
 pub struct Caller {
     /// The user; empty for nobody.
     pub user: String,
+    /// The number of the token that proves it.
+    token: Option<u64>,
+}
+
+impl Caller {
+    /// The caller's command, for the log.
+    pub(super) fn give(&self, command: kv::Command) -> kv::Command {
+        let command = Box::new(command);
+        match self.token {
+            Some(token) => kv::Command::ByToken { token, command },
+            None => kv::Command::As { user: self.user.clone(), command },
+        }
+    }
 }
 
 /// When each token was used last, on this member.
@@ -43,7 +56,7 @@ impl Tokens {
         let mut uses = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if uses.given != auth.tokens_given() {
             uses.given = auth.tokens_given();
-            uses.last.retain(|token, _| auth.user_of(token).is_some());
+            uses.last.retain(|token, _| auth.token(token).is_some());
             for token in auth.tokens() {
                 uses.last.entry(token.to_owned()).or_insert(now);
             }
@@ -70,15 +83,18 @@ fn token(metadata: &MetadataMap) -> Option<&str> {
 
 impl Etcd {
     /// Who a request comes from: nobody if it does not say, an error if what it says is wrong.
+    ///
+    /// By what this member knows, which may be a moment old. A change is asked once more when it is applied
+    /// ([`Caller::give`]); who reads what is true now calls this after [`Etcd::linearize`], as etcd does.
     pub(super) async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         if !self.store.read(|state| state.auth().is_enabled()) {
             return Ok(Caller::default());
         }
         let Some(token) = token(metadata) else { return Ok(Caller::default()) };
         let known = |state: &kv::State| {
-            let user = state.auth().user_of(token)?;
-            let user = user.to_owned();
-            self.tokens.is_used(token, state.auth(), clock::now()).then_some(Caller { user })
+            let (user, number) = state.auth().token(token)?;
+            let caller = Caller { user: user.to_owned(), token: Some(number) };
+            self.tokens.is_used(token, state.auth(), clock::now()).then_some(caller)
         };
         if let Some(caller) = self.store.read(known) {
             return Ok(caller);

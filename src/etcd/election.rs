@@ -136,9 +136,9 @@ impl Election for Etcd {
     }
 
     async fn leader(&self, request: Request<pb::LeaderRequest>) -> Result<Answer<pb::LeaderResponse>, Status> {
+        self.linearize().await?;
         let caller = self.caller(request.metadata()).await?;
         let key = queue(&request.into_inner().name);
-        self.linearize().await?;
         let range = RangeRequest { range_end: prefix_end(&key), key, ..RangeRequest::default() };
         let response = self.read_range(&caller, &range)?;
         let leader = front(response.kvs.iter()).ok_or_else(|| Status::not_found("election: no leader"))?;
@@ -148,9 +148,9 @@ impl Election for Etcd {
 
     /// Each leader, and each value that it proclaims, in order.
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Result<Answer<Self::ObserveStream>, Status> {
+        self.linearize().await?;
         let caller = self.caller(request.metadata()).await?;
         let queue = queue(&request.into_inner().name);
-        self.linearize().await?;
         let range = RangeRequest {
             range_end: prefix_end(&queue),
             key: queue.clone(),

@@ -53,7 +53,9 @@ impl Guard {
             Command::Txn(txn) => self.txn(txn, state),
             Command::LeaseRevoke { id } => self.lease(*id, state),
             Command::Compact { .. } | Command::LeaseGrant { .. } | Command::Auth(_) => Ok(()),
-            Command::LeasesExpire { .. } | Command::As { .. } | Command::Many(_) => Err(permission_denied()),
+            Command::LeasesExpire { .. } | Command::As { .. } | Command::ByToken { .. } | Command::Many(_) => {
+                Err(permission_denied())
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The service `KV`: ranges, puts, deletions, transactions, compaction.
 
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response as Answer, Status};
 
-use super::caller::Caller;
 use super::convert;
 use super::pb::etcdserverpb as pb;
 use super::pb::etcdserverpb::kv_server::Kv;
@@ -28,7 +28,7 @@ impl Etcd {
     /// Answers a transaction that cannot write, without an entry in the log.
     async fn read_txn(
         &self,
-        caller: &Caller,
+        metadata: &MetadataMap,
         command: &Command,
         local: bool,
     ) -> Result<Option<Answer<pb::TxnResponse>>, Status> {
@@ -36,10 +36,12 @@ impl Etcd {
         if !txn.only_reads() {
             return Ok(None);
         }
-        self.allow(caller, command)?;
+        self.store.read(|state| state.check(command)).map_err(|refusal| error::rejected(&refusal))?;
         if !local {
             self.linearize().await?;
         }
+        let caller = self.caller(metadata).await?;
+        self.allow(&caller, command)?;
         let result = self.store.read(|state| {
             let response = state.read_txn(txn)?;
             Some(response.and_then(|response| state.permits(&caller.user, command).map(|()| response)))
@@ -56,14 +58,14 @@ impl Etcd {
 impl Kv for Etcd {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Answer<pb::RangeResponse>, Status> {
         self.require_leader(request.metadata())?;
-        let caller = self.caller(request.metadata()).await?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let local = request.serializable;
         let range = convert::range_in(request)?;
         self.guard.range(&range)?;
         if !local {
             self.linearize().await?;
         }
+        let caller = self.caller(&metadata).await?;
         let response = self.read_range(&caller, &range)?;
         let header = self.header_at(response.revision);
         Ok(Answer::new(convert::range_out(response, header)))
@@ -98,14 +100,14 @@ impl Kv for Etcd {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Answer<pb::TxnResponse>, Status> {
         self.require_leader(request.metadata())?;
-        let caller = self.caller(request.metadata()).await?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let local = all_serializable(&request.success) && all_serializable(&request.failure);
         let has_ops = !request.success.is_empty() || !request.failure.is_empty();
         let command = Command::Txn(convert::txn_in(request)?);
-        if let Some(answer) = self.read_txn(&caller, &command, local && has_ops).await? {
+        if let Some(answer) = self.read_txn(&metadata, &command, local && has_ops).await? {
             return Ok(answer);
         }
+        let caller = self.caller(&metadata).await?;
         match self.change(&caller, command).await? {
             Response::Txn(mut response) => {
                 self.guard.hide_in_txn(&mut response);

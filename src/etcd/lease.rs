@@ -129,9 +129,9 @@ impl Lease for Etcd {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Answer<pb::LeaseTimeToLiveResponse>, Status> {
+        self.linearize().await?;
         let caller = self.somebody(request.metadata()).await?;
         let pb::LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        self.linearize().await?;
         if keys {
             self.store.read(|state| may_see(&caller, LeaseId(id), state))?;
         }
@@ -160,8 +160,8 @@ impl Lease for Etcd {
         &self,
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Answer<pb::LeaseLeasesResponse>, Status> {
-        let caller = self.somebody(request.metadata()).await?;
         self.linearize().await?;
+        let caller = self.somebody(request.metadata()).await?;
         let leases = self.store.read(|state| {
             let leases = state.leases().map(|(id, _)| may_see(&caller, id, state).map(|()| id));
             leases.map(|id| Ok(pb::LeaseStatus { id: id?.0 })).collect::<Result<Vec<_>, Status>>()

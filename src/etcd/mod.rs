@@ -97,7 +97,7 @@ pub struct Etcd {
 fn adds(command: &Command) -> bool {
     match command {
         Command::Put(_) | Command::LeaseGrant { .. } => true,
-        Command::As { command, .. } => adds(command),
+        Command::As { command, .. } | Command::ByToken { command, .. } => adds(command),
         Command::Many(commands) => commands.iter().any(adds),
         Command::Txn(txn) => puts(txn),
         Command::DeleteRange(_)
@@ -221,8 +221,8 @@ impl Etcd {
         if adds(&command) && self.is_full() && self.linearize().await.is_ok() && self.is_full() {
             return Err(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
         }
-        // In the caller's name, because it may lose the permission before this is applied.
-        let command = Command::As { user: caller.user.clone(), command: Box::new(command) };
+        // In the caller's name, because it may lose the permission, or its name, before this is applied.
+        let command = caller.give(command);
         self.store.propose_together(command, self.patience()).await.map_err(|failure| error::status(&failure))
     }
 

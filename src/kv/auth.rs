@@ -6,7 +6,7 @@
 //!                       +- "root": everything
 //! ```
 //! It is part of the replicated state, so that a permission that was taken away is gone on every member from one point
-//! of the log on: [`State::permits`] is asked again when a command is applied.
+//! of the log on: [`State::permits`] is asked again when a command is applied, and so is whose the token is.
 //!
 //! What must hold: while authentication is on, the user `root` exists and has the role `root`; every role that a user
 //! has exists, but for `root`, which needs no entry; every token belongs to a user.
@@ -163,13 +163,23 @@ pub struct Auth {
     roles: BTreeMap<String, Vec<Permission>>,
     tokens: BTreeMap<String, Token>,
     next_token: u64,
+    /// The tokens by their numbers.
+    #[serde(skip)]
+    numbers: BTreeMap<u64, String>,
 }
 
 impl Default for Auth {
     fn default() -> Self {
         // A fresh etcd shows revision 1.
-        let (users, roles, tokens) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { enabled: false, revision: 1, users, roles, tokens, next_token: 0 }
+        Self {
+            enabled: false,
+            revision: 1,
+            users: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            next_token: 0,
+            numbers: BTreeMap::new(),
+        }
     }
 }
 
@@ -230,6 +240,8 @@ impl AuthRecord<'_> {
         let token = |(token, record): (&str, TokenRecord<'_>)| {
             (token.to_owned(), Token { user: record.user.to_owned(), number: record.number })
         };
+        let numbers: BTreeMap<u64, String> =
+            self.tokens.iter().map(|(token, record)| (record.number, (*token).to_owned())).collect();
         let auth = Auth {
             enabled: self.enabled,
             revision: self.revision,
@@ -237,6 +249,7 @@ impl AuthRecord<'_> {
             roles: self.roles.into_iter().map(role).collect::<Result<_, SnapshotError>>()?,
             tokens: self.tokens.into_iter().map(token).collect(),
             next_token: self.next_token,
+            numbers,
         };
         rule(
             counts == (auth.users.len(), auth.roles.len(), auth.tokens.len()),
@@ -247,9 +260,8 @@ impl AuthRecord<'_> {
         rule(auth.next_token <= u64::MAX / 2, "the number of tokens is out of bounds")?;
         let known = |role: &String| role == ROOT || auth.roles.contains_key(role);
         rule(auth.users.values().all(|user| user.roles.iter().all(known)), "a user has a role that does not exist")?;
-        let numbers: BTreeSet<u64> = auth.tokens.values().map(|token| token.number).collect();
         rule(
-            numbers.len() == auth.tokens.len()
+            auth.numbers.len() == auth.tokens.len()
                 && auth.tokens.len() <= MAX_TOKENS
                 && auth
                     .tokens
@@ -311,9 +323,18 @@ impl Auth {
         self.revision
     }
 
-    /// The user who got a token.
-    pub fn user_of(&self, token: &str) -> Option<&str> {
-        self.tokens.get(token).map(|token| token.user.as_str())
+    /// The user who got a token, and the token's number, which no other one ever has.
+    pub fn token(&self, token: &str) -> Option<(&str, u64)> {
+        self.tokens.get(token).map(|token| (token.user.as_str(), token.number))
+    }
+
+    /// The user who got the token with a number; nobody while identities are not asked for.
+    pub(super) fn user_by_token(&self, number: u64) -> Result<&str, Error> {
+        if !self.enabled {
+            return Ok("");
+        }
+        let token = self.numbers.get(&number).and_then(|token| self.tokens.get(token));
+        token.map(|token| token.user.as_str()).ok_or(Error::InvalidAuthToken)
     }
 
     /// All tokens.
@@ -420,7 +441,7 @@ impl Auth {
                     return Ok(());
                 }
                 self.enabled = false;
-                self.tokens.clear();
+                self.keep_tokens(|_| false);
             }
             AuthChange::UserAdd { name, password } => self.add_user(name, password.clone())?,
             AuthChange::UserDelete { name } => self.delete_user(name)?,
@@ -429,7 +450,7 @@ impl Auth {
                 if user.password.is_some() {
                     user.password = Some(password.clone());
                 }
-                self.tokens.retain(|_, token| token.user != *name);
+                self.keep_tokens(|token| token.user != *name);
             }
             AuthChange::UserGrantRole { user, role } => {
                 let exists = role == ROOT || self.roles.contains_key(role);
@@ -502,8 +523,13 @@ impl Auth {
             return Err(Error::InvalidAuthManagement);
         }
         self.users.remove(name).ok_or(Error::UserNotFound)?;
-        self.tokens.retain(|_, token| token.user != name);
+        self.keep_tokens(|token| token.user != name);
         Ok(())
+    }
+
+    fn keep_tokens(&mut self, keeps: impl Fn(&Token) -> bool) {
+        let numbers = &mut self.numbers;
+        self.tokens.retain(|_, token| keeps(token) || numbers.remove(&token.number).is_none());
     }
 
     fn grant(&mut self, role: &str, permission: &Permission) -> Result<(), Error> {
@@ -529,9 +555,10 @@ impl Auth {
             return Err(Error::AuthFailed);
         }
         if self.tokens.len() >= MAX_TOKENS {
-            let oldest = self.tokens.iter().min_by_key(|(_, token)| token.number).map(|(token, _)| token.clone());
-            oldest.and_then(|oldest| self.tokens.remove(&oldest));
+            let oldest = self.numbers.pop_first();
+            oldest.and_then(|(_, oldest)| self.tokens.remove(&oldest));
         }
+        self.numbers.insert(self.next_token, token.to_owned());
         self.tokens.insert(token.to_owned(), Token { user: user.to_owned(), number: self.next_token });
         self.next_token += 1;
         Ok(())
@@ -554,6 +581,7 @@ impl State {
             // A token is given for a password, which whoever proposes it has compared.
             Command::Auth(AuthChange::TokenIssue { .. })
             | Command::As { .. }
+            | Command::ByToken { .. }
             | Command::Many(_)
             | Command::LeasesExpire { .. } => Err(Error::PermissionDenied),
             Command::Auth(_) => self.auth.permits_root(user),

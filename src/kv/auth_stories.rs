@@ -46,6 +46,10 @@ fn store() -> State {
     state
 }
 
+fn user_of<'a>(state: &'a State, token: &str) -> Option<&'a str> {
+    state.auth.token(token).map(|(user, _)| user)
+}
+
 fn put(key: &str) -> PutRequest {
     let flags = false;
     let (value, lease) = (Vec::new(), LeaseId(0));
@@ -137,6 +141,50 @@ fn a_permission_that_is_taken_back_is_gone_for_what_is_on_its_way() {
     // Nobody speaks for somebody who speaks for somebody.
     let twice = Command::As { user: text(ROOT), command: Box::new(on_its_way) };
     assert_eq!(state.apply(&twice).response, Err(Error::PermissionDenied));
+    let by_token = Command::ByToken { token: 0, command: Box::new(twice) };
+    assert_eq!(state.apply(&by_token).response, Err(Error::PermissionDenied));
+}
+
+/// A member that lags behind took the token, which was void when the command was applied.
+#[test]
+fn a_token_that_is_void_does_nothing_any_more() {
+    let mut state = store();
+    let login = |state: &mut State, token: &str| {
+        let issue = AuthChange::TokenIssue { user: text("u"), token: text(token), revision: state.auth.revision() };
+        change(state, issue).unwrap();
+        let number = state.auth.token(token).unwrap().1;
+        Command::ByToken { token: number, command: Box::new(Command::Put(put("a"))) }
+    };
+    let by = |state: &mut State, command: &Command| state.apply(command).response.map(drop);
+    let voids = [
+        vec![AuthChange::UserChangePassword { name: text("u"), password: text("other") }],
+        vec![AuthChange::UserDelete { name: text("u") }],
+        // The same name, but not the same user.
+        vec![
+            AuthChange::UserDelete { name: text("u") },
+            AuthChange::UserAdd { name: text("u"), password: Some(text("hash")) },
+            AuthChange::UserGrantRole { user: text("u"), role: text("r") },
+        ],
+        vec![AuthChange::Disable, AuthChange::Enable],
+    ];
+    for void in voids {
+        let mut state = store();
+        let (first, second) = (login(&mut state, "t1"), login(&mut state, "t2"));
+        assert_eq!((by(&mut state, &first), by(&mut state, &second)), (Ok(()), Ok(())));
+        for change in void.clone() {
+            self::change(&mut state, change).unwrap();
+        }
+        assert_eq!(by(&mut state, &first), Err(Error::InvalidAuthToken), "{void:?}");
+        assert_eq!(by(&mut state, &second), Err(Error::InvalidAuthToken), "{void:?}");
+        assert!(state.auth.is_enabled());
+    }
+    // A permission is asked for as ever.
+    let command = login(&mut state, "t");
+    let others =
+        Command::ByToken { token: state.auth.token("t").unwrap().1, command: Box::new(delete("z", "", false)) };
+    assert_eq!(by(&mut state, &others), Err(Error::PermissionDenied));
+    change(&mut state, AuthChange::Disable).unwrap();
+    assert_eq!((by(&mut state, &command), by(&mut state, &others)), (Ok(()), Ok(())), "nobody is asked");
 }
 
 #[test]
@@ -179,17 +227,17 @@ fn tokens_are_given_for_the_password_that_is_valid_now() {
     let issue = |user: &str, token: String, revision| AuthChange::TokenIssue { user: text(user), token, revision };
     let revision = state.auth.revision();
     change(&mut state, issue("u", text("t"), revision)).unwrap();
-    assert_eq!(state.auth.user_of("t"), Some("u"));
+    assert_eq!(user_of(&state, "t"), Some("u"));
     let password = AuthChange::UserChangePassword { name: text("u"), password: text("other") };
     change(&mut state, password).unwrap();
-    assert_eq!(state.auth.user_of("t"), None, "the old password has got it");
+    assert_eq!(user_of(&state, "t"), None, "the old password has got it");
     assert_eq!(change(&mut state, issue("u", text("t"), revision)), Err(Error::AuthOldRevision));
     let revision = state.auth.revision();
     assert_eq!(change(&mut state, issue("nobody", text("t"), revision)), Err(Error::AuthFailed));
     for number in 0..=MAX_TOKENS {
         change(&mut state, issue("u", format!("t{number}"), revision)).unwrap();
     }
-    assert_eq!((state.auth.user_of("t0"), state.auth.user_of("t1")), (None, Some("u")), "the oldest made room");
+    assert_eq!((user_of(&state, "t0"), user_of(&state, "t1")), (None, Some("u")), "the oldest made room");
     change(&mut state, AuthChange::UserDelete { name: text("u") }).unwrap();
     assert_eq!(state.auth.tokens().count(), 0);
     change(&mut state, AuthChange::Disable).unwrap();

@@ -37,10 +37,12 @@ pub(super) fn command(command: &Command) -> Result<(), Error> {
         Command::LeaseGrant { id, ttl_ms } => Leases::check_grant(*id, *ttl_ms)?,
         Command::Compact { .. } | Command::LeaseRevoke { .. } | Command::LeasesExpire { .. } | Command::Auth(_) => {}
         // One level only: nobody speaks for somebody who speaks for somebody else.
-        Command::As { command, .. } if matches!(**command, Command::As { .. } | Command::Many(_)) => {
-            return Err(Error::PermissionDenied);
+        Command::As { command: inner, .. } | Command::ByToken { command: inner, .. } => {
+            if matches!(**inner, Command::As { .. } | Command::ByToken { .. } | Command::Many(_)) {
+                return Err(Error::PermissionDenied);
+            }
+            return self::command(inner);
         }
-        Command::As { command: inner, .. } => return self::command(inner),
         // Each is looked at by itself when its turn comes; one level only, here too.
         Command::Many(commands) if commands.iter().any(|command| matches!(command, Command::Many(_))) => {
             return Err(Error::PermissionDenied);
@@ -208,6 +210,7 @@ pub(super) fn size(command: &Command) -> usize {
         Command::Compact { .. } | Command::LeaseGrant { .. } | Command::LeaseRevoke { .. } => OP_BYTES,
         Command::Auth(change) => auth_size(change),
         Command::As { user, command } => user.len() + size(command),
+        Command::ByToken { command, .. } => OP_BYTES + size(command),
         Command::Many(commands) => commands.iter().map(size).sum(),
     }
 }

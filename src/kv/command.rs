@@ -48,11 +48,19 @@ pub enum Command {
     As {
         /// The user; empty for nobody in particular.
         user: String,
-        /// Anything but another one of these.
+        /// Anything but another one of these, or of [`Command::ByToken`].
         command: Box<Command>,
     },
     /// Several commands that travel together, done one after the other: each is refused or done by itself.
     Many(Vec<Command>),
+    /// As [`Command::As`], of the user whose token it is when this is applied. A member that has not heard yet that a
+    /// token is void may still take it; the log does not.
+    ByToken {
+        /// The number of the token: `Auth::token`.
+        token: u64,
+        /// Anything but another one of these, or of [`Command::As`].
+        command: Box<Command>,
+    },
 }
 
 impl Command {
@@ -64,7 +72,7 @@ impl Command {
     /// What is to be done, whoever asks for it.
     pub fn inner(&self) -> &Command {
         match self {
-            Command::As { command, .. } => command,
+            Command::As { command, .. } | Command::ByToken { command, .. } => command,
             plain => plain,
         }
     }

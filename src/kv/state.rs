@@ -103,6 +103,10 @@ impl State {
                 self.permits(user, command)?;
                 self.run_checked(command)
             }
+            Command::ByToken { token, command } => {
+                self.permits(self.auth.user_by_token(*token)?, command)?;
+                self.run_checked(command)
+            }
             Command::Auth(change) => {
                 self.auth.apply(change)?;
                 Ok((Response::Auth { revision: self.revision }, Vec::new()))

@@ -146,8 +146,9 @@ pub fn nesting_is_bounded(command: &Command) -> bool {
         | Command::LeaseRevoke { .. }
         | Command::LeasesExpire { .. }
         | Command::Auth(_) => true,
-        Command::As { command, .. } => {
-            !matches!(**command, Command::As { .. } | Command::Many(_)) && nesting_is_bounded(command)
+        Command::As { command, .. } | Command::ByToken { command, .. } => {
+            !matches!(**command, Command::As { .. } | Command::ByToken { .. } | Command::Many(_))
+                && nesting_is_bounded(command)
         }
         Command::Many(commands) => {
             commands.iter().all(|command| !matches!(command, Command::Many(_)) && nesting_is_bounded(command))
@@ -184,6 +185,11 @@ enum CommandLayout {
         command: Box<Command>,
     },
     Many(#[serde(with = "several")] Vec<Command>),
+    ByToken {
+        token: u64,
+        #[serde(with = "boxed")]
+        command: Box<Command>,
+    },
 }
 
 /// [`CommandLayout`] without lists: there is one level of these, too.
@@ -212,9 +218,20 @@ enum ItemLayout {
         #[serde(with = "boxed")]
         command: Box<Command>,
     },
+    Many(#[serde(deserialize_with = "refused")] Vec<Command>),
+    ByToken {
+        token: u64,
+        #[serde(with = "boxed")]
+        command: Box<Command>,
+    },
 }
 
-/// [`CommandLayout`] without the command that holds another one: there is one level of these.
+/// What holds a place in a layout, and is not allowed there.
+fn refused<'de, D: Deserializer<'de>, T>(_: D) -> Result<T, D::Error> {
+    Err(serde::de::Error::custom("a list of commands in a list of commands"))
+}
+
+/// [`CommandLayout`] without the commands that hold another one: there is one level of these.
 #[derive(Deserialize)]
 #[serde(remote = "Command")]
 enum InnerLayout {
@@ -453,6 +470,9 @@ mod tests {
             ignore_value: false,
             ignore_lease: false,
         };
+        let by_token = Command::ByToken { token: 9, command: Box::new(Command::Put(put.clone())) };
+        let several = EntryPayload::Normal(Proposal::new(Command::Many(vec![by_token])));
+        check(&Entry { log_id: at, payload: several }, "03fb2c010109010a0900016b01760a010000");
         let normal = EntryPayload::Normal(Proposal::new(Command::Put(put)));
         let member = Member { name: "n1".to_owned(), addr: "h:1".to_owned() };
         let members = std::collections::BTreeMap::from([(7_u64, member)]);

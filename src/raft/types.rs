@@ -32,7 +32,7 @@ impl fmt::Display for Proposal {
             Command::LeaseRevoke { .. } => "lease revoke",
             Command::LeasesExpire { .. } => "leases expire",
             Command::Auth(_) => "users and roles",
-            Command::As { .. } => "somebody's",
+            Command::As { .. } | Command::ByToken { .. } => "somebody's",
             Command::Many(_) => "several",
         })
     }

@@ -1,5 +1,9 @@
 //! Users, roles and passwords, as etcdctl manages them.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::nodes::{Nodes, post};
@@ -92,6 +96,82 @@ fn users_may_do_what_their_roles_may() {
     assert_eq!(nodes.ctl(1, &[root, "get", "foo"]), "foo\n1\n", "a name is not asked for and does no harm");
     assert_eq!(nodes.ctl(0, &["get", "foo"]), "foo\n1\n");
     assert_eq!(nodes.ctl_error(0, &["member", "remove", &third]), "Error: etcdserver: permission denied");
+}
+
+/// A node that stood still takes up what clients have sent to it before it hears what happened in the meantime.
+#[test]
+fn a_token_that_is_void_is_void_on_a_node_that_stood_still() {
+    let nodes = Nodes::start();
+    let mut leads = None;
+    crate::nodes::until("somebody leads", || {
+        leads = nodes.leader();
+        leads.is_some()
+    });
+    let leader = leads.unwrap();
+    for args in [
+        &["user", "add", "root:pw"][..],
+        &["user", "grant-role", "root", "root"],
+        &["role", "add", "r1"],
+        &["role", "grant-permission", "r1", "readwrite", "foo"],
+        &["user", "add", "u1:one"],
+        &["user", "grant-role", "u1", "r1"],
+        &["put", "foo", "before"],
+        &["auth", "enable"],
+    ] {
+        nodes.ctl(0, args);
+    }
+    let still = (leader + 1) % 3;
+    let login = |name: &str, password: &str| {
+        let (status, answer) = runtime().block_on(authenticate(&nodes, leader, name, password));
+        assert_eq!(status, 200, "{answer}");
+        answer["token"].as_str().unwrap().to_owned()
+    };
+    let (root, mut password) = (login("root", "pw"), "one".to_owned());
+    for round in 0..5 {
+        let token = login("u1", &password);
+        assert_eq!(get(&nodes, still, "Zm9v", Some(&token)).0, 200, "the node has heard of the token");
+        nodes.signal(still, rustix::process::Signal::STOP);
+        password = format!("other{round}");
+        let change = json!({"name": "u1", "password": password});
+        let path = "/v3/auth/user/changepw";
+        let headers = [("Authorization", root.as_str())];
+        let changed = runtime().block_on(crate::nodes::post_with(&nodes.main_port(leader), path, &headers, &change));
+        assert_eq!(changed.0, 200, "{}", changed.1);
+        let sent: Vec<_> = ["put", "range", "txn"]
+            .into_iter()
+            .cycle()
+            .take(12)
+            .map(|call| {
+                let range = json!({"key": "Zm9v"});
+                let body = match call {
+                    "put" => json!({"key": "Zm9v", "value": "bG9zdA=="}),
+                    "range" => range,
+                    _ => json!({"success": [{"request_range": range}]}),
+                };
+                (call, leave(&nodes.main_port(still), &format!("/v3/kv/{call}"), &token, &body.to_string()))
+            })
+            .collect();
+        nodes.signal(still, rustix::process::Signal::CONT);
+        for (call, mut connection) in sent {
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("invalid auth token"), "{call}: {answer}");
+        }
+    }
+    assert_eq!(nodes.ctl(0, &["--user=root:pw", "get", "foo"]), "foo\nbefore\n");
+}
+
+/// Sends a request and does not wait for the answer: the kernel has it, also for a process that stands still.
+fn leave(address: &str, path: &str, token: &str, body: &str) -> TcpStream {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {token}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+    connection.write_all(request.as_bytes()).unwrap();
+    connection
 }
 
 fn runtime() -> tokio::runtime::Runtime {
