@@ -18,7 +18,7 @@ comma := ,
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-newer setup-haproxy setup-promtool demo test lint check fix soak simulate fuzz bench
+.PHONY: help setup setup-rust setup-postgresql setup-clients setup-etcdctl setup-etcd setup-pip setup-browser setup-python setup-patroni setup-newer setup-haproxy setup-promtool demo test computing lint check fix soak simulate fuzz bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -165,16 +165,25 @@ demo: setup
 # Named in each call: other choices of packages are other sets of features, and everything is compiled again.
 ALL := --package howdah --package base2histogram
 
+# Tests that only compute. Everything else in tests/ waits for processes most of the time.
+COMPUTING := kv_model scripts sim
+WAITING := --lib --bins $(patsubst tests/%.rs,--test %,$(filter-out $(COMPUTING:%=tests/%.rs),$(sort $(wildcard tests/*.rs))))
+
 # One profile and one set of features for everything, so that nothing is compiled twice. The end-to-end tests take turns by
-# themselves and wait a lot: what the compiler says without building anything is asked in the meantime, with what they leave.
+# themselves and wait a lot: what only computes, and what the compiler says, is done in the meantime with what they leave.
 test: setup setup-clients
 	$(CARGO) fmt --check
 	$(CARGO) test --locked --no-run $(ALL)
-	@mkdir -p $(LINT); echo "clippy and rustdoc run beside the tests: $(LINT)/log"; \
-	nice -n 19 $(MAKE) --no-print-directory lint >$(LINT)/log 2>&1 & lint=$$!; trap 'kill $$lint 2>/dev/null' INT TERM; \
-	$(CARGO) test --locked --no-fail-fast $(ALL); tests=$$?; \
-	if wait $$lint; then echo "clippy and rustdoc: nothing to say"; else tests=1; cat $(LINT)/log; fi; \
+	@mkdir -p $(LINT); echo "what only computes runs beside the tests, and is told at the end: $(LINT)/log"; \
+	nice -n 19 $(MAKE) -k --no-print-directory lint computing >$(LINT)/log 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2>/dev/null' INT TERM; \
+	$(CARGO) test --locked --no-fail-fast $(ALL) $(WAITING); tests=$$?; \
+	wait $$beside || tests=1; grep -vE '^ *(Compiling|Checking|Documenting|Downloaded|Downloading) ' $(LINT)/log; \
 	exit $$tests
+
+computing: setup-rust
+	$(CARGO) test --locked --no-fail-fast $(ALL) $(COMPUTING:%=--test %)
+	$(CARGO) test --locked $(ALL) --doc
 
 # In a directory of its own, so that nobody waits for the other's lock.
 LINT := target/lint

@@ -42,6 +42,13 @@ impl Seen {
         rows.is_some_and(|rows| rows.iter().any(|row| row["application_name"] == name && row["state"] == "streaming"))
     }
 
+    /// Whether this node has read in the record that `name` runs: until then it refuses to hand over to it.
+    pub fn knows(&self, name: &str) -> bool {
+        let members = self.howdah.pointer("/snapshot/cluster/members").and_then(Value::as_array);
+        members
+            .is_some_and(|members| members.iter().any(|member| member["name"] == name && member["state"] == "running"))
+    }
+
     /// A few lines for a person: what the node is, its part in the store, and its last decisions.
     pub fn summary(&self) -> String {
         if self.patroni.is_null() {
@@ -89,7 +96,7 @@ pub fn primary(seen: &[Seen]) -> Option<String> {
     }
 }
 
-/// Whether `name` streams as a replica of the one primary: both sides say so, on the same timeline.
+/// Whether `name` streams as a replica of the one primary: both sides say so, on the same timeline, and in the record.
 pub fn is_streaming(seen: &[Seen], name: &str) -> bool {
     let Some(primary) = primary(seen) else { return false };
     let Some(primary) = seen.iter().find(|node| node.name == primary) else { return false };
@@ -99,8 +106,9 @@ pub fn is_streaming(seen: &[Seen], name: &str) -> bool {
             && node.text("state") == "running"
             && node.text("replication_state") == "streaming"
             && node.timeline() == primary.timeline()
+            && node.knows(name)
     });
-    replica && primary.sends_to(name)
+    replica && primary.sends_to(name) && primary.knows(name)
 }
 
 /// Whether there is one primary and every other node streams from it.
@@ -152,13 +160,18 @@ mod tests {
         let row = |replica: &&str| json!({"application_name": replica, "state": "streaming"});
         let replication: Vec<Value> = replicas.iter().map(row).collect();
         let patroni = json!({"role": "primary", "state": "running", "timeline": timeline, "replication": replication});
-        Seen { name: name.to_owned(), patroni, howdah: json!({"snapshot": {"raft": {"leader": "n2"}}}) }
+        Seen { name: name.to_owned(), patroni, howdah: record(replicas) }
+    }
+
+    fn record(running: &[&str]) -> Value {
+        let members: Vec<Value> = running.iter().map(|name| json!({"name": name, "state": "running"})).collect();
+        json!({"snapshot": {"raft": {"leader": "n2"}, "cluster": {"members": members}}})
     }
 
     fn replica(name: &str, timeline: i64) -> Seen {
         let patroni =
             json!({"role": "replica", "state": "running", "timeline": timeline, "replication_state": "streaming"});
-        Seen { name: name.to_owned(), patroni, howdah: json!({"snapshot": {"raft": {"leader": "n2"}}}) }
+        Seen { name: name.to_owned(), patroni, howdah: record(&[name]) }
     }
 
     #[test]
@@ -175,6 +188,9 @@ mod tests {
     fn a_replica_that_one_side_does_not_know_or_on_another_timeline_is_not_healthy() {
         assert!(!is_healthy(&[primary_of("n1", 2, &["n2"]), replica("n2", 1)]));
         assert!(!is_healthy(&[primary_of("n1", 2, &["n3"]), replica("n2", 2)]), "the primary does not send to n2");
+        let mut unread = [primary_of("n1", 2, &["n2"]), replica("n2", 2)];
+        unread[1].howdah = record(&["n1"]);
+        assert!(!is_healthy(&unread), "n2 would refuse to lead, because it has not read that it runs");
         let silent = Seen { name: "n3".to_owned(), patroni: Value::Null, howdah: Value::Null };
         let seen = [primary_of("n1", 2, &["n2", "n3"]), replica("n2", 2), silent];
         assert!(!is_healthy(&seen));

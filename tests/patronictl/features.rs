@@ -43,6 +43,9 @@ fn patch(cluster: &Cluster, name: &str, body: &Value) {
 }
 
 fn switch(cluster: &Cluster, leader: &str, candidate: &str) {
+    cluster.until("the candidate has read in the record that it runs", LIMIT, |c| {
+        c.seen().iter().any(|seen| seen.name == candidate && seen.knows(candidate))
+    });
     let body = json!({"leader": leader, "candidate": candidate});
     let answer = rest::post(cluster.node(candidate).rest, "/switchover", &body, LIMIT).expect("an answer");
     assert_eq!(answer.status, 200, "{}\n{}", answer.body, cluster.diagnosis());
