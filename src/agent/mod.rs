@@ -12,6 +12,7 @@ pub mod ended;
 pub mod event;
 pub mod follow;
 pub mod journal;
+pub mod kept;
 pub mod local;
 pub mod lock;
 pub mod logins;

@@ -4,11 +4,17 @@
 //! record + settings + what was kept before -> plan (pure) -> postgres/replication.rs; status.slots tells the others
 //! ```
 //! Every server that may lead keeps a slot for each member, so that nobody lacks WAL after a failover; where a slot is
-//! not in use it follows the leader's. A slot that is neither a member's nor permanent belongs to somebody else and is
-//! left alone, whatever it holds back. Source: reference section 3.12.
+//! not in use it follows the leader's. A silent member's slot stays for `member_slots_ttl`, by each server's own count, and
+//! for as long as the leader says so.
+//!
+//! A slot that is neither a member's nor permanent belongs to somebody else and is left alone, whatever it holds back.
+//! So each node remembers which ones it has made ([`super::kept`]): whatever an agent has made goes in the end, also when
+//! its member or its setting went while no agent was there to see it. Source: reference section 3.12.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{MemberRecord, StatusRecord};
@@ -71,6 +77,17 @@ pub struct Plan {
     pub retained: BTreeSet<String>,
 }
 
+/// The slots that a node has made and has to see to, for its next agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Members'.
+    pub members: BTreeSet<String>,
+    /// Permanent physical ones, and physical ones that are still to go.
+    pub permanent: BTreeSet<String>,
+    /// Permanent logical ones, and logical ones that are still to go.
+    pub logical: BTreeSet<String>,
+}
+
 /// What is remembered between two plans.
 #[derive(Debug, Default)]
 pub struct Keeper {
@@ -91,6 +108,21 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// Goes on with what an earlier agent has kept. It may be long ago: members count as silent from now on.
+    pub fn resume(kept: Kept, now: Mono) -> Self {
+        let Kept { members, permanent, logical } = kept;
+        Self { seen: members.into_iter().map(|name| (name, now)).collect(), permanent, logical, ..Self::default() }
+    }
+
+    /// What the next agent has to know.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            members: self.seen.keys().cloned().collect(),
+            permanent: self.permanent.union(&self.retiring).cloned().collect(),
+            logical: self.logical.union(&self.retiring_logical).cloned().collect(),
+        }
+    }
+
     /// The plan for now.
     pub fn plan(&mut self, known: &Known<'_>) -> Plan {
         let mut plan = Plan::default();
@@ -134,13 +166,17 @@ impl Keeper {
             }
         }
         let status = record.status.as_ref().map(|status| &status.value);
+        let mut retained_elsewhere = BTreeSet::new();
         for name in status.into_iter().flat_map(|status| &status.retain_slots) {
             match part {
                 // A new leader grants them the whole time again: how long they have been silent is not recorded.
                 // Later it knows better than what it has published itself.
                 Part::Leader if !ttl.is_zero() && !self.led => drop(self.seen.entry(name.clone()).or_insert(now)),
-                // The leader's word counts.
-                Part::Candidate => drop(self.seen.insert(name.clone(), now)),
+                // The leader's word counts as well as what was seen here.
+                Part::Candidate => {
+                    self.seen.entry(name.clone()).or_insert(now);
+                    retained_elsewhere.insert(name);
+                }
                 Part::Leader | Part::Bystander => (),
             }
         }
@@ -150,7 +186,9 @@ impl Keeper {
             if name == own {
                 continue;
             }
-            if fresh || (part == Part::Leader && now.since(at) < ttl) {
+            // Not only the leader counts the time: when a member falls silent, the leader's word comes later.
+            let recent = part != Part::Bystander && now.since(at) < ttl;
+            if fresh || recent || retained_elsewhere.contains(&name) {
                 if !fresh {
                     plan.retained.insert(name.clone());
                 }
@@ -266,5 +304,7 @@ fn matches(pattern: &SlotPattern, slot: &Slot) -> bool {
         && plugin.as_ref().is_none_or(|plugin| Some(plugin) == slot.plugin.as_ref())
 }
 
+#[cfg(test)]
+mod histories;
 #[cfg(test)]
 mod tests;

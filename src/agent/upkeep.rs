@@ -10,6 +10,7 @@ use serde_json::json;
 use tracing::{debug, info, warn};
 
 use super::act::{Actor, Failure, chain};
+use super::kept::KeptSlots;
 use super::observe::Sighting;
 use super::slots::{Keeper, Known, Part, Plan, published};
 use crate::cluster::ClusterRecord;
@@ -60,6 +61,7 @@ pub struct Upkeep {
     status: Option<StatusRecord>,
     slots_at: Option<Mono>,
     keeper: Keeper,
+    kept: KeptSlots,
     planned: Option<Plan>,
     roles_at: Option<Mono>,
     unstreamed_since: Option<Mono>,
@@ -69,14 +71,15 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Nothing done yet.
-    pub fn new(identity: Identity) -> Self {
+    /// Nothing done yet, but for the slots that an earlier agent has made.
+    pub fn new(identity: Identity, mut kept: KeptSlots) -> Self {
         Self {
             identity,
+            keeper: Keeper::resume(kept.read(), clock::now()),
+            kept,
             published: None,
             status: None,
             slots_at: None,
-            keeper: Keeper::default(),
             planned: None,
             roles_at: None,
             unstreamed_since: None,
@@ -123,7 +126,7 @@ impl Upkeep {
             self.checkpoint(actor, sync_wish::wants_checkpoint(view)).await;
             if let Some(term) = record.term() {
                 report(self.history(actor, record, server, term).await, "publish the timeline history");
-                report(self.status(actor, sighting, server, term).await, "publish the leader's position");
+                report(self.status(actor, sighting, record, server, term).await, "publish the leader's position");
             }
             self.move_raft_leadership(actor, view, record).await;
             report(self.roles(actor, view, record, server).await, "look after the cluster's roles");
@@ -132,7 +135,7 @@ impl Upkeep {
             && let Some(term) = record.term()
         {
             report(self.history(actor, record, server, term).await, "publish the timeline history");
-            report(self.status(actor, sighting, server, term).await, "publish the leader's position");
+            report(self.status(actor, sighting, record, server, term).await, "publish the leader's position");
         } else {
             self.status = None;
             self.primary_said = None;
@@ -209,13 +212,19 @@ impl Upkeep {
         &mut self,
         actor: &Actor,
         sighting: &Sighting,
+        record: &ClusterRecord,
         server: &ServerView,
         term: Term,
     ) -> Result<(), Failure> {
         let slots = sighting.sql.as_ref().map_or(&[][..], |sql| &sql.slots);
-        let nothing = Plan::default();
-        let plan = self.planned.as_ref().unwrap_or(&nothing);
-        let status = published(plan, &self.identity.me, server.position, slots);
+        let status = match &self.planned {
+            Some(plan) => published(plan, &self.identity.me, server.position, slots),
+            // What this leader has not looked at yet stays as it was said.
+            None => {
+                let said = record.status.as_ref().map(|status| status.value.clone());
+                StatusRecord { optime: server.position, ..said.unwrap_or_default() }
+            }
+        };
         if self.status.as_ref() == Some(&status) {
             return Ok(());
         }
@@ -281,6 +290,10 @@ impl Upkeep {
             (&before.physical, &before.logical) != (&plan.physical, &plan.logical)
                 || (&before.retired, &before.retired_logical) != (&plan.retired, &plan.retired_logical)
         });
+        if due || changed {
+            // Before any is made: what is not remembered is never taken away.
+            self.kept.remember(self.keeper.kept()).await;
+        }
         if due || (changed && lacking) {
             self.slots_at = Some(view.now);
             let mut changes = actor.instance.sync_member_slots(&plan.physical, &plan.retired).await?;

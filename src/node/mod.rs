@@ -25,6 +25,7 @@ use crate::agent::callbacks::Callbacks;
 use crate::agent::chronicle::{ChangeLog, Chronicle};
 use crate::agent::ended::EndedTerm;
 use crate::agent::journal::Journal;
+use crate::agent::kept::KeptSlots;
 use crate::agent::local::{Local, Place};
 use crate::agent::lock::{Lock, LockConfig};
 use crate::agent::observe::{Observer, Sighting};
@@ -285,7 +286,7 @@ async fn run_agent(
             ending: None,
             ended: EndedTerm::beside(&config.raft.data_dir),
         },
-        upkeep: Upkeep::new(identity),
+        upkeep: Upkeep::new(identity, KeptSlots::beside(&config.raft.data_dir)),
         journal: Journal::default(),
         recorder,
         chronicle: Chronicle::default(),

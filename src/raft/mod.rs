@@ -51,6 +51,7 @@ mod wire;
 use std::sync::Arc;
 
 pub use error::{Error, StoreError};
+pub(crate) use files::write_whole;
 pub use force::{ForceReport, force_new_cluster};
 pub use forget::Retention;
 pub use handle::{Consistency, ReadGuarantee, Store, StoreConfig};

@@ -197,14 +197,23 @@ fn permanent_logical_and_ignored_slots() {
             && slots(c, &a).contains(&b)
     });
     cluster.until("its slot is gone", LIMIT, |c| !slots(c, &a).contains(&b) && !slots(c, &primary).contains(&b));
+    for keeper in [&a, &primary] {
+        let log = std::fs::read_to_string(cluster.node(keeper).log).expect("its log");
+        let dropped = log.lines().filter(|line| line.contains("slot dropped") && line.ends_with(&format!("slot={b}")));
+        assert_eq!(dropped.count(), 1, "{keeper} let go of the slot before its time, or twice:\n{log}");
+    }
     cluster.start_agent(&b);
     cluster.until_replica(&b);
     assert!(slots(&cluster, &a).contains(&b));
-    // Taken out of the settings, they go.
+    // Taken out of the settings, they go, also from a node that was away when they were.
+    cluster.until("everybody has the permanent slot", LIMIT, |c| slots(c, &b).contains(&"backup".to_owned()));
+    cluster.kill_node(&b);
     patch(&cluster, &a, &json!({"slots": null}));
-    cluster.until("the permanent slots are gone", LIMIT, |c| {
-        [&a, &primary].iter().all(|name| !slots(c, name).iter().any(|slot| slot == "backup" || slot == "cdc"))
-    });
+    let gone = |c: &Cluster, name: &str| !slots(c, name).iter().any(|slot| slot == "backup" || slot == "cdc");
+    cluster.until("the permanent slots are gone", LIMIT, |c| [&a, &primary].iter().all(|name| gone(c, name)));
+    cluster.start_agent(&b);
+    cluster.until_replica(&b);
+    cluster.until("they are gone from the last one", LIMIT, |c| gone(c, &b));
 }
 
 #[test]

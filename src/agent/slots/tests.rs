@@ -6,15 +6,15 @@ use super::*;
 use crate::cluster::record::Versioned;
 use crate::types::LeaseId;
 
-fn node(name: &str) -> NodeName {
+pub(super) fn node(name: &str) -> NodeName {
     name.parse().expect("valid")
 }
 
-fn versioned<T>(value: T) -> Versioned<T> {
+pub(super) fn versioned<T>(value: T) -> Versioned<T> {
     Versioned { value, create_revision: 1, mod_revision: 1, lease: LeaseId(1) }
 }
 
-fn slot(name: &str, logical: bool, at: u64) -> Slot {
+pub(super) fn slot(name: &str, logical: bool, at: u64) -> Slot {
     Slot {
         name: name.to_owned(),
         logical,
@@ -33,7 +33,7 @@ fn slot(name: &str, logical: bool, at: u64) -> Slot {
     }
 }
 
-fn cluster(names: &[&str]) -> ClusterRecord {
+pub(super) fn cluster(names: &[&str]) -> ClusterRecord {
     let mut record = ClusterRecord { leader: Some(versioned(node("n1"))), ..ClusterRecord::default() };
     for name in names {
         record.members.insert(node(name), versioned(MemberRecord::default()));
@@ -72,11 +72,11 @@ impl Server {
     }
 }
 
-fn names(set: &BTreeSet<String>) -> Vec<&str> {
+pub(super) fn names(set: &BTreeSet<String>) -> Vec<&str> {
     set.iter().map(String::as_str).collect()
 }
 
-fn settings(json: serde_json::Value) -> ClusterSettings {
+pub(super) fn settings(json: serde_json::Value) -> ClusterSettings {
     ClusterSettings::parse(&json).expect("valid").0
 }
 
@@ -99,7 +99,11 @@ fn a_silent_member_keeps_its_slot_for_a_while_and_everybody_hears_of_it() {
     let mut standby = Server::new("n2", Part::Candidate);
     leader.plan(&record, &settings, 0);
     standby.plan(&record, &settings, 0);
+    let plan = leader.plan(&record, &settings, 0);
+    leader.slots = vec![slot("n2", false, 80), slot("n3", false, 70)];
+    record.status = Some(versioned(published(&plan, &node("n1"), Lsn(100), &leader.slots)));
     record.members.remove(&node("n3"));
+    assert_eq!(names(&standby.plan(&record, &settings, 58).physical), ["n1", "n3"], "the leader keeps it, too");
     let plan = leader.plan(&record, &settings, 59);
     assert_eq!((names(&plan.physical), names(&plan.retained)), (vec!["n2", "n3"], vec!["n3"]));
     leader.slots = vec![slot("n2", false, 80), slot("n3", false, 70), slot("foreign", false, 10)];
