@@ -51,8 +51,8 @@ impl Guard {
             Command::Put(put) => self.put(put, state),
             Command::DeleteRange(delete) => self.delete(delete, state),
             Command::Txn(txn) => self.txn(txn, state),
-            Command::LeaseRevoke { id } => self.lease(*id, state),
-            Command::Compact { .. } | Command::LeaseGrant { .. } | Command::Auth(_) => Ok(()),
+            Command::LeaseGrant { id, .. } | Command::LeaseRevoke { id } => self.lease(*id, state),
+            Command::Compact { .. } | Command::Auth(_) => Ok(()),
             Command::LeasesExpire { .. } | Command::As { .. } | Command::ByToken { .. } | Command::Many(_) => {
                 Err(permission_denied())
             }
@@ -110,12 +110,15 @@ impl Guard {
         if request && self.is_open(state) { Ok(()) } else { Err(permission_denied()) }
     }
 
-    /// Refuses the use of a lease that keys of the record hang on: whoever keeps it alive keeps a dead leader in office.
+    /// Refuses the use of a lease of howdah's own: whoever keeps it alive keeps a dead leader in office, and whoever ends
+    /// it lets another one lead while the permit of the first still holds. Its number tells, and so do the keys that
+    /// hang on it; the keys alone would not, because this node may not have heard of them yet.
     pub fn lease(&self, id: LeaseId, state: &State) -> Result<(), Status> {
         let ours = |keys: &std::collections::BTreeSet<std::sync::Arc<[u8]>>| {
             keys.iter().any(|key| key.starts_with(self.space.prefix()))
         };
         match state.lease(id) {
+            _ if id.is_own() => Err(permission_denied()),
             Some(lease) if ours(lease.keys) => Err(permission_denied()),
             _ => Ok(()),
         }
@@ -267,6 +270,18 @@ mod tests {
         assert!(guard.change(&Command::LeaseRevoke { id: lease }, &state).is_err());
         let Command::Put(mut mine) = put("mine", "x") else { unreachable!() };
         mine.lease = lease;
+        assert!(guard.change(&Command::Put(mine), &state).is_err());
+    }
+
+    #[test]
+    fn a_lease_of_howdahs_own_is_known_before_anything_hangs_on_it() {
+        let (guard, state, id) = (guard(true), State::new(), LeaseId::own(7));
+        assert!(guard.lease(id, &state).is_err());
+        assert!(guard.change(&Command::LeaseRevoke { id }, &state).is_err());
+        assert!(guard.change(&Command::LeaseGrant { id, ttl_ms: 5000 }, &state).is_err());
+        assert!(guard.change(&Command::LeaseGrant { id: LeaseId(7), ttl_ms: 5000 }, &state).is_ok());
+        let Command::Put(mut mine) = put("mine", "x") else { unreachable!() };
+        mine.lease = id;
         assert!(guard.change(&Command::Put(mine), &state).is_err());
     }
 

@@ -24,9 +24,10 @@ fn ttl_ms(seconds: i64) -> u64 {
     seconds.checked_mul(1000).unwrap_or(MAX_LEASE_TTL_MS + 1)
 }
 
-/// A free id, most probably.
+/// A free number, most probably, and not one of howdah's own.
 pub(super) fn drawn_id() -> i64 {
-    (rand::random::<i64>() & i64::MAX).max(1)
+    let id = (rand::random::<i64>() & i64::MAX).max(1);
+    if LeaseId(id).is_own() { id & i64::from(u32::MAX) | 1 } else { id }
 }
 
 /// Refuses who may not read the keys that hang on a lease.

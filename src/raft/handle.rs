@@ -208,6 +208,25 @@ impl Store {
         f(&self.node.machine.read().kv)
     }
 
+    /// Waits until the local state is as asked; false when it is not within `limit`. `is` must be quick, as for
+    /// [`Store::read`].
+    pub async fn until(&self, is: impl Fn(&kv::State) -> bool, limit: Duration) -> bool {
+        let mut applied = self.node.machine.applied();
+        let seen = async {
+            loop {
+                // Before the look, so that nothing is missed; and not held during it: who applies holds the state.
+                applied.borrow_and_update();
+                if self.read(&is) {
+                    return true;
+                }
+                if applied.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        timeout(limit, seen).await.unwrap_or(false)
+    }
+
     /// The local store's revision, each time it grows.
     pub fn applied(&self) -> watch::Receiver<i64> {
         self.node.machine.revision()
@@ -219,13 +238,13 @@ impl Store {
         self.node.machine.events()
     }
 
-    /// Creates a lease under a random id. At least one second.
+    /// Creates a lease of howdah's own, under a random number ([`LeaseId::own`]). At least one second.
     ///
     /// # Errors
     /// As [`Store::propose`].
     pub async fn lease_grant(&self, ttl: Duration, deadline: Duration) -> Result<LeaseId, StoreError> {
         let ttl_ms = u64::try_from(ttl.max(TTL_MIN).as_millis()).unwrap_or(u64::MAX);
-        let id = LeaseId((rand::random::<i64>() & i64::MAX).max(1));
+        let id = LeaseId::own(rand::random());
         match self.propose(Command::LeaseGrant { id, ttl_ms }, deadline).await? {
             Response::LeaseGrant { id, .. } => Ok(id),
             other => Err(StoreError::refused(format!("a lease grant was answered with {other:?}"))),

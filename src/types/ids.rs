@@ -140,6 +140,22 @@ impl fmt::Display for Term {
 #[serde(transparent)]
 pub struct LeaseId(pub i64);
 
+impl LeaseId {
+    /// What the numbers of howdah's own leases begin with, "howd" where they are shown in hexadecimal. A number tells
+    /// at once that a lease is not a client's, also on a node that has not heard yet which keys hang on it.
+    const OWN: i64 = 0x686f_7764;
+
+    /// A number for one of howdah's own leases.
+    pub fn own(draw: u32) -> Self {
+        Self(Self::OWN << 32 | i64::from(draw))
+    }
+
+    /// Whether it is one of them.
+    pub fn is_own(self) -> bool {
+        self.0 >> 32 == Self::OWN
+    }
+}
+
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -149,6 +165,17 @@ impl fmt::Display for LeaseId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_leases_are_known_by_their_numbers() {
+        for draw in [0, 1, u32::MAX] {
+            assert!(LeaseId::own(draw).is_own() && LeaseId(0) < LeaseId::own(draw));
+        }
+        assert_eq!(LeaseId::own(0xab).to_string(), "686f7764000000ab");
+        for others in [i64::MIN, -1, 0, 7, LeaseId::own(0).0 - 1, LeaseId::own(u32::MAX).0 + 1, i64::MAX] {
+            assert!(!LeaseId(others).is_own(), "{others}");
+        }
+    }
 
     #[test]
     fn names_are_checked_and_slots_follow() {

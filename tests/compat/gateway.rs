@@ -332,6 +332,29 @@ async fn a_watch_on_what_is_compacted_is_created_and_ended() {
     assert_eq!(ended["header"].get("revision"), None);
 }
 
+/// etcd's members answer when they have applied a change themselves, and clients that keep to one member rely on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_through_a_node_is_found_there() {
+    let nodes = tokio::task::spawn_blocking(Nodes::start).await.unwrap();
+    for round in 0..30 {
+        for address in (0..3).map(|node| nodes.main_port(node)) {
+            let (key, value) = (b64("own"), b64(format!("{round} through {address}")));
+            let put = revision(&post(&address, "/v3/kv/put", &json!({"key": key, "value": value})).await.1);
+            let (_, read) = post(&address, "/v3/kv/range", &json!({"key": key, "serializable": true})).await;
+            assert_eq!(read["kvs"][0]["value"], value);
+            assert!(put <= revision(&read), "the revision went back from {put}: {read}");
+            let (_, granted) = post(&address, "/v3/lease/grant", &json!({"TTL": 60})).await;
+            let leases = post(&address, "/v3/lease/leases", &json!({})).await.1["leases"].clone();
+            assert!(leases.as_array().unwrap().iter().any(|lease| lease["ID"] == granted["ID"]), "{leases}");
+            let revoke = json!({"ID": granted["ID"]});
+            assert_eq!(post(&address, "/v3/lease/revoke", &revoke).await.0, 200);
+            assert_eq!(post(&address, "/v3/kv/compaction", &json!({"revision": put})).await.0, 200);
+            let old = json!({"key": key, "revision": put - 1, "serializable": true});
+            assert_eq!(post(&address, "/v3/kv/range", &old).await.0, 400, "what is compacted is not read");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_lease_is_told_by_what_is_missing() {
     let nodes = tokio::task::spawn_blocking(shared).await.unwrap();
