@@ -8,6 +8,7 @@ use super::act::Actor;
 use super::journal::Journal;
 use super::lock::LockState;
 use super::observe::{Observer, Sighting};
+use super::slots::held_back;
 use super::snapshot::{
     ClusterStatus, DecisionRow, DegradedStatus, HistoryRow, LeaderStatus, LockBelief, LongTask, MemberStatus,
     PostgresState, PostgresStatus, RaftMember, RaftStatus, ReplicationRow, ReplicationState, Role, SettingChange,
@@ -120,6 +121,7 @@ pub fn unseen() -> PostgresStatus {
         replication: Vec::new(),
         pending_restart: BTreeMap::new(),
         lowered: BTreeMap::new(),
+        held_back: BTreeMap::new(),
         has_settings: false,
         scheduled_restart: None,
     }
@@ -177,6 +179,10 @@ fn postgres(view: &ClusterView, sighting: &Sighting, actor: &Actor) -> PostgresS
                 .collect()
         }),
         lowered: sql.map_or_else(BTreeMap::new, |sql| sql.lowered.clone()),
+        held_back: match (sql, server) {
+            (Some(sql), Some(server)) => held_back(&sql.slots, server.position),
+            _ => BTreeMap::new(),
+        },
         has_settings: sql.is_some_and(|sql| actor.has_settings_since(sql.configuration_loaded_micros)),
         scheduled_restart: None,
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::HeldBack;
 use crate::cluster::ClusterRecord;
 use crate::cluster::records::{MemberRecord, StatusRecord};
 use crate::config::ClusterSettings;
@@ -28,6 +29,10 @@ pub const FAILOVER_SLOTS: u32 = 17;
 
 /// A slot that could not be copied is not tried again so soon: each attempt restarts the standby.
 const COPY_AGAIN: Duration = Duration::from_secs(300);
+
+/// So much WAL for one slot is told to people, in bytes: PostgreSQL's default of `max_wal_size`, which is about what it
+/// keeps without any slot.
+pub const MUCH: u64 = 1 << 30;
 
 /// What a server is in this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,6 +298,15 @@ pub fn published(plan: &Plan, me: &NodeName, position: Lsn, slots: &[Slot]) -> S
         all.insert(me.slot_name(), position);
     }
     StatusRecord { optime: position, slots: all, retain_slots: plan.retained.clone() }
+}
+
+/// The slots for which more than [`MUCH`] is kept: they fill the disk in the end, whosever they are.
+pub fn held_back(slots: &[Slot], position: Lsn) -> BTreeMap<String, HeldBack> {
+    let held = |slot: &Slot| {
+        let bytes = position.0.saturating_sub(slot.restart_lsn?.0);
+        (MUCH < bytes).then(|| (slot.name.clone(), HeldBack { bytes, active: slot.active }))
+    };
+    slots.iter().filter_map(held).collect()
 }
 
 fn matches(pattern: &SlotPattern, slot: &Slot) -> bool {

@@ -91,6 +91,9 @@ pub struct PostgresStatus {
     /// Settings with which an acknowledged commit may be gone after a crash, and their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lowered: BTreeMap<String, String>,
+    /// Slots for which the server keeps more WAL than [`super::slots::MUCH`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_back: BTreeMap<String, HeldBack>,
     /// Whether the server had the settings that this snapshot shows, and had read them, when `pending_restart` was asked.
     #[serde(default)]
     pub has_settings: bool,
@@ -302,6 +305,15 @@ pub struct LeaderStatus {
     pub name: NodeName,
     /// The term of its leadership.
     pub term: Term,
+}
+
+/// What a server keeps for a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    /// Bytes of WAL.
+    pub bytes: u64,
+    /// Whether somebody reads it.
+    pub active: bool,
 }
 
 /// One member as it published itself.

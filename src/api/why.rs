@@ -68,6 +68,24 @@ fn doubt(view: &ClusterView, record: &ClusterRecord) -> Option<String> {
     ))
 }
 
+/// Slots that fill this node's disk. PostgreSQL stops when there is no room for WAL.
+fn held_back(snapshot: &Snapshot, me: &NodeName) -> Vec<Value> {
+    let held = snapshot.postgres.iter().flat_map(|postgres| &postgres.held_back);
+    held.map(|(slot, held)| {
+        let gibibytes = held.bytes as f64 / (1_u64 << 30) as f64;
+        let rest = if held.active {
+            "its reader is behind".to_owned()
+        } else {
+            format!(
+                "nobody reads it: start its reader, or drop it there with SELECT pg_drop_replication_slot('{slot}')"
+            )
+        };
+        let why = format!("slot {slot} keeps {gibibytes:.1} GB of WAL on {me}, and {rest}");
+        json!({"what": "but WAL piles up", "node": me, "reason": "slot_keeps_wal", "sentence": why})
+    })
+    .collect()
+}
+
 fn who_leads(snapshot: &Snapshot, newest: &Recorded, record: &ClusterRecord) -> Result<Value, ControlError> {
     let me = &newest.view.me;
     let leader = leader_of(&newest.view, record);
@@ -104,6 +122,7 @@ fn who_leads(snapshot: &Snapshot, newest: &Recorded, record: &ClusterRecord) -> 
         );
         because.push(json!({"what": "but commits promise less than the cluster does", "node": me, "reason": "lowered_settings", "sentence": why}));
     }
+    because.extend(held_back(snapshot, me));
     let decision = &newest.decision;
     let mut now = coded(&decision.reason);
     now["node"] = json!(me);

@@ -40,6 +40,8 @@ impl Etcd {
     }
 
     async fn permits_members(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        // Who was root when this node heard of it last may not be any more, and this is not asked again.
+        self.linearize().await?;
         self.root(metadata).await?;
         let proved = self.store.read(|state| state.auth().is_enabled());
         if proved { Ok(()) } else { Err(error::permission_denied()) }

@@ -116,8 +116,8 @@ impl Maintenance for Etcd {
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Answer<Self::SnapshotStream>, Status> {
-        self.root(request.metadata()).await?;
         self.linearize().await?;
+        self.root(request.metadata()).await?;
         let pieces = self.export()?;
         Ok(Answer::new(Box::pin(futures_util::stream::iter(pieces.into_iter().map(Ok)))))
     }

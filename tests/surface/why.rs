@@ -6,6 +6,7 @@ use std::time::Duration;
 use howdah::agent::local::Place;
 use howdah::agent::observe::rules;
 use howdah::agent::recorder::Recorder;
+use howdah::agent::snapshot::HeldBack;
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::record::Versioned;
 use howdah::cluster::records::{HistoryLine, Initialize, MemberRecord, StatusRecord, SyncRecord};
@@ -121,6 +122,27 @@ async fn why_says_who_leads_and_what_its_death_would_mean() {
     let (status, text) = ask(node.port, "GET", "/why", None).await;
     let body: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((status, &body["if_it_died"]["outcome"]["taken_over"]["by"]), (200, &json!("n2")));
+}
+
+#[tokio::test]
+async fn why_names_slots_that_fill_the_disk() {
+    let node = FakeNode::start(|snapshot| {
+        let postgres = snapshot.postgres.as_mut().unwrap();
+        postgres.held_back = [
+            ("cdc".to_owned(), HeldBack { bytes: 12 << 30, active: false }),
+            ("n2".to_owned(), HeldBack { bytes: 3 << 29, active: true }),
+        ]
+        .into();
+    })
+    .await;
+    let out = node.howdah(&["why"]).await.out;
+    assert!(
+        out.contains(
+            "  but WAL piles up: slot cdc keeps 12.0 GB of WAL on n1, and nobody reads it: start its reader, or drop it \
+             there with SELECT pg_drop_replication_slot('cdc') (slot_keeps_wal)\n"
+        ) && out.contains(": slot n2 keeps 1.5 GB of WAL on n1, and its reader is behind (slot_keeps_wal)\n"),
+        "{out}"
+    );
 }
 
 #[tokio::test]

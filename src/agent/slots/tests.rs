@@ -81,6 +81,19 @@ pub(super) fn settings(json: serde_json::Value) -> ClusterSettings {
 }
 
 #[test]
+fn who_holds_back_much_is_named() {
+    let gib = 1 << 30;
+    let reading = Slot { active: true, ..slot("read", true, gib) };
+    let slots = [slot("fine", false, 4 * gib), slot("left", false, 2 * gib), reading];
+    let empty = Slot { restart_lsn: None, ..slot("empty", false, 0) };
+    let held = held_back(&[slots.as_slice(), &[empty]].concat(), Lsn(5 * gib));
+    let expected = [("left", 3, false), ("read", 4, true)];
+    let expected = expected.map(|(name, gibs, active)| (name.to_owned(), HeldBack { bytes: gibs * gib, active }));
+    assert_eq!(held, BTreeMap::from(expected), "a gibibyte is what is kept anyway");
+    assert!(held_back(&[slot("ahead", false, 9)], Lsn(7)).is_empty());
+}
+
+#[test]
 fn every_candidate_keeps_a_slot_for_every_other_member() {
     let (record, settings) = (cluster(&["n1", "n2", "n3"]), ClusterSettings::default());
     let mut leader = Server::new("n1", Part::Leader);
