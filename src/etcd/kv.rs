@@ -25,6 +25,15 @@ fn all_serializable(ops: &[pb::RequestOp]) -> bool {
 }
 
 impl Etcd {
+    /// Sees to it that the state here is what the reader asks for.
+    async fn see(&self, local: bool) -> Result<(), Status> {
+        if !local {
+            return self.linearize().await;
+        }
+        self.catch_up().await;
+        Ok(())
+    }
+
     /// Answers a transaction that cannot write, without an entry in the log.
     async fn read_txn(
         &self,
@@ -37,9 +46,7 @@ impl Etcd {
             return Ok(None);
         }
         self.store.read(|state| state.check(command)).map_err(|refusal| error::rejected(&refusal))?;
-        if !local {
-            self.linearize().await?;
-        }
+        self.see(local).await?;
         let caller = self.caller(metadata).await?;
         self.allow(&caller, command)?;
         let result = self.store.read(|state| {
@@ -62,9 +69,7 @@ impl Kv for Etcd {
         let local = request.serializable;
         let range = convert::range_in(request)?;
         self.guard.range(&range)?;
-        if !local {
-            self.linearize().await?;
-        }
+        self.see(local).await?;
         let caller = self.caller(&metadata).await?;
         let response = self.read_range(&caller, &range)?;
         let header = self.header_at(response.revision);

@@ -16,6 +16,7 @@
 //!
 //! Deliberately absent: TLS (the listener's business), and when history is forgotten (the store's own).
 
+mod acknowledged;
 mod auth;
 mod caller;
 mod cluster;
@@ -49,7 +50,8 @@ use tonic::Status;
 use crate::cluster::keys::KeySpace;
 use crate::kv::command::{Command, RangeRequest, RangeResponse, RequestOp, Response, TxnRequest};
 use crate::raft::Store;
-use crate::types::{ClusterName, LeaseId};
+use crate::types::ClusterName;
+use acknowledged::{Acknowledged, CATCH_UP};
 use auth::Passwords;
 use caller::{Caller, Tokens};
 use guard::Guard;
@@ -75,9 +77,6 @@ const PATIENCE: Duration = Duration::from_secs(7);
 /// A request's time when no leader is known: long enough for an election, and no longer. etcd lets clients wait.
 const PATIENCE_WITHOUT_LEADER: Duration = Duration::from_millis(1500);
 
-/// How long an answer waits until this node has applied the change as well.
-const SEEN: Duration = Duration::from_secs(1);
-
 /// Largest message that is read. Source: etcd, 1.5 MiB of request and 512 KiB around it.
 const MESSAGE_MAX: usize = crate::kv::MAX_REQUEST_BYTES + 512 * 1024;
 
@@ -94,30 +93,7 @@ pub struct Etcd {
     tokens: Arc<Tokens>,
     passwords: Passwords,
     traffic: Arc<Traffic>,
-}
-
-/// How a change is known to have come to a node.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trace {
-    /// By the revision.
-    Keys,
-    Granted(LeaseId),
-    Revoked(LeaseId),
-    Compacted(i64),
-    /// By nothing that is in the answer.
-    Users,
-}
-
-impl Trace {
-    fn of(command: &Command) -> Self {
-        match command {
-            Command::LeaseGrant { id, .. } => Self::Granted(*id),
-            Command::LeaseRevoke { id } => Self::Revoked(*id),
-            Command::Compact { revision } => Self::Compacted(*revision),
-            Command::Auth(_) => Self::Users,
-            _ => Self::Keys,
-        }
-    }
+    acknowledged: Arc<Acknowledged>,
 }
 
 /// Whether a command can make the store larger.
@@ -160,7 +136,8 @@ impl Etcd {
         let cluster_id = digest.iter().take(8).fold(0, |id: u64, byte| id << 8 | u64::from(*byte)).max(1);
         let guard = Arc::new(Guard::new(space, record_open));
         let (tokens, passwords, traffic) = (Arc::default(), Passwords::default(), Arc::default());
-        Self { store, guard, cluster_id, quota, scheme, closing, tokens, passwords, traffic }
+        let acknowledged = Arc::default();
+        Self { store, guard, cluster_id, quota, scheme, closing, tokens, passwords, traffic, acknowledged }
     }
 
     /// What the main port serves: gRPC, the JSON gateway and `/version`.
@@ -249,43 +226,21 @@ impl Etcd {
             return Err(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
         }
         // In the caller's name, because it may lose the permission, or its name, before this is applied.
-        let change = Trace::of(&command);
+        let compacts = if let Command::Compact { revision } = command { Some(revision) } else { None };
         let command = caller.give(command);
         let response = self.store.propose_together(command, self.patience()).await;
         let response = response.map_err(|failure| error::status(&failure))?;
-        self.see(change, &response).await;
-        Ok(response)
-    }
-
-    /// What a client has changed through a node it finds there afterwards, also in a read of local state or in a watch.
-    /// etcd's members answer when they have applied the change themselves; here the leader answers when it has. A node
-    /// that lags behind for longer than [`SEEN`] answers all the same: it is done.
-    async fn see(&self, change: Trace, response: &Response) {
-        let revision = match response {
-            Response::Put(put) => put.revision,
-            Response::DeleteRange(delete) => delete.revision,
-            Response::Txn(txn) => txn.revision,
-            Response::Compact { revision }
-            | Response::LeaseGrant { revision, .. }
-            | Response::LeaseRevoke { revision }
-            | Response::LeasesExpire { revision, .. }
-            | Response::Auth { revision } => *revision,
-            Response::Many(_) => return,
-        };
-        if change == Trace::Users {
-            let _ = tokio::time::timeout(SEEN, self.linearize()).await;
-            return;
+        match &response {
+            Response::Put(put) => self.acknowledged.keys(put.revision),
+            Response::DeleteRange(delete) => self.acknowledged.keys(delete.revision),
+            Response::Txn(txn) => self.acknowledged.keys(txn.revision),
+            Response::LeaseRevoke { revision } => self.acknowledged.keys(*revision),
+            Response::Compact { .. } => compacts.into_iter().for_each(|revision| self.acknowledged.compacted(revision)),
+            // Nothing in the answer tells when this node has it; it happens rarely.
+            Response::Auth { .. } => drop(tokio::time::timeout(CATCH_UP, self.linearize()).await),
+            Response::LeaseGrant { .. } | Response::LeasesExpire { .. } | Response::Many(_) => {}
         }
-        let seen = |state: &crate::kv::State| {
-            revision <= state.revision()
-                && match change {
-                    Trace::Granted(id) => state.lease(id).is_some(),
-                    Trace::Revoked(id) => state.lease(id).is_none(),
-                    Trace::Compacted(revision) => revision <= state.compact_revision(),
-                    Trace::Keys | Trace::Users => true,
-                }
-        };
-        self.store.until(seen, SEEN).await;
+        Ok(response)
     }
 
     /// After this, local reads see everything that was acknowledged before.

@@ -180,6 +180,7 @@ impl Session {
             cancel_reason,
             ..pb::WatchResponse::default()
         };
+        self.etcd.catch_up().await;
         if let Err(denied) = self.permits(&request) {
             let reason = format!("rpc error: code = {:?} desc = {}", denied.code(), denied.message());
             return self.send(refused(self.etcd.header(), reason)).await;
