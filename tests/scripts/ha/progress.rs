@@ -3,6 +3,7 @@
 //! The view is changed as each action would change it if it went well and nobody else did anything. No time
 //! passes, so a node that never waits or holds would run in circles at full speed.
 
+use howdah::agent::tick::note;
 use howdah::cluster::ClusterRecord;
 use howdah::cluster::records::{Initialize, ReservedTimeline};
 use howdah::ha::view::{ByHand, ClusterView, ControlState, ControlView, DataDirView, InForce, ProcessView, ServerView};
@@ -236,6 +237,9 @@ proptest! {
             }
             let decision = decide(&world.view);
             way.push(format!("{}: {}", decision.action.code(), decision.reason));
+            let mut memory = world.view.memory.clone();
+            note(&world.view, &decision, &mut memory);
+            world.view.memory = memory;
             if !world.act(decision.action) {
                 break;
             }
