@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use super::slots::Kept;
@@ -20,12 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct KeptSlots {
     path: PathBuf,
     written: Option<Kept>,
+    /// A write that the disk has not done yet. Nothing newer is written beside it: it could be the last to be done.
+    writing: Option<JoinHandle<Result<(), String>>>,
 }
 
 impl KeptSlots {
     /// In the directory of the store.
     pub fn beside(store: &Path) -> Self {
-        Self { path: store.join("kept-slots.json"), written: None }
+        Self { path: store.join("kept-slots.json"), written: None, writing: None }
     }
 
     /// What an earlier agent has remembered. When that cannot be read its slots are nobody's, and a person is told.
@@ -45,17 +48,22 @@ impl KeptSlots {
         }
     }
 
-    /// To be called before a slot is made. What could not be written is written with the next change of anything.
+    /// To be called before a slot is made, and again: what could not be written is written then.
     pub async fn remember(&mut self, kept: Kept) {
-        if self.written.as_ref() == Some(&kept) {
+        if self.written.as_ref() == Some(&kept) || self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
         }
         let (path, bytes) = (self.path.clone(), serde_json::to_vec(&kept));
-        let written = tokio::task::spawn_blocking(move || Ok(write_whole(&path, &bytes?)?));
-        let result: Result<(), String> = match tokio::time::timeout(PATIENCE, written).await {
-            Ok(Ok(result)) => result.map_err(|error: Box<dyn std::error::Error + Send + Sync>| error.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the disk does not answer".to_owned()),
+        let mut writing = tokio::task::spawn_blocking(move || {
+            let bytes = bytes.map_err(|error| error.to_string())?;
+            write_whole(&path, &bytes).map_err(|error| error.to_string())
+        });
+        let result = match tokio::time::timeout(PATIENCE, &mut writing).await {
+            Ok(result) => result.unwrap_or_else(|error| Err(error.to_string())),
+            Err(_) => {
+                self.writing = Some(writing);
+                Err("the disk does not answer".to_owned())
+            }
         };
         match result {
             Ok(()) => self.written = Some(kept),

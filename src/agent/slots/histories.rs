@@ -7,6 +7,7 @@
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde_json::json;
 
 use super::tests::{cluster, names, node, settings, slot, versioned};
 use super::*;
@@ -24,7 +25,6 @@ fn at(second: u64) -> Mono {
 }
 
 /// The record and the settings as they were at a second.
-#[derive(Clone)]
 struct Moment {
     second: u64,
     record: ClusterRecord,
@@ -114,9 +114,8 @@ impl World {
         if self.record.leader.is_none() && !up.is_empty() {
             self.record.leader = Some(versioned(node(up[self.dice.random_range(0..up.len())])));
         }
-        let slots = if self.permanent { json(r#"{"backup": {"type": "physical"}}"#) } else { json("{}") };
-        let ttl = format!("{RETENTION}s");
-        let settings = settings(serde_json::json!({"member_slots_ttl": ttl, "slots": slots}));
+        let slots = if self.permanent { json!({"backup": {"type": "physical"}}) } else { json!({}) };
+        let settings = settings(json!({"member_slots_ttl": format!("{RETENTION}s"), "slots": slots}));
         self.past.push(Moment { second: self.second, record: self.record.clone(), settings });
         let first = self.dice.random_range(0..NODES.len());
         for place in 0..NODES.len() {
@@ -165,10 +164,6 @@ impl World {
         other.agent = Some((keeper, Some(plan)));
         Ok(())
     }
-}
-
-fn json(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).expect("valid")
 }
 
 proptest! {
